@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up they need on a fresh Debian or Ubuntu machine.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev
+
+.PHONY: demo test lint proto docs venv apt clean
+
+demo: apt venv
+	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
+
+test: apt venv
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: venv
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+proto: venv
+	$(BIN)/python -m tests.protoc
+
+docs: venv
+	$(BIN)/python -m tests.reference
+
+venv: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt | apt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
+	touch $@
+
+# Asks the package manager only for what is missing, so that a second run needs no network.
+apt:
+	@missing=""; for p in $(APT_PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q '^install ok' || missing="$$missing $$p"; done; \
+	if [ -n "$$missing" ]; then echo "installing$$missing"; \
+	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

@@ -1,0 +1,1 @@
+"""Moves the balancer weights: state, policy, guard, snapshot, targets."""

@@ -1,0 +1,42 @@
+"""Settings of the actuator and of its guard."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trimtab.agent.settings import Port, Positive, Ratio, Section
+
+
+class GuardSettings(Section, frozen=True):
+    """The bounds that no policy can cross."""
+
+    weight_min: Ratio = 0.005
+    """Smallest share of its neutral weight that an instance keeps, so that its recovery can be seen."""
+    step_down_max: Ratio = 0.5
+    """Most that a weight may fall in one second."""
+    step_up_max: Ratio = 0.05
+    """Most that a weight may rise in one second."""
+    drained_share_max: Ratio = 0.5
+    """Most of a model's total neutral weight that may be taken away."""
+    stale_seconds: Positive = 10.0
+    """Age of the collector's word, and of an instance's telemetry, beyond which weights are neutral."""
+    breaker_margin: Ratio = 0.2
+    """How much worse than at neutral weights the fleet may become before the guard falls back to neutral."""
+    breaker_seconds: Positive = 60.0
+    """How long it then stays neutral; doubled each time in a row."""
+
+
+class ActuatorSettings(Section, frozen=True):
+    """The actuator: what it listens to, what it steers, and within which bounds."""
+
+    listen: Port = "127.0.0.1:7471"
+    """Where the routing feed (WatchRouting) is served."""
+    collector: Port = "127.0.0.1:7470"
+    """Where the collector listens."""
+    mode: Literal["active", "shadow", "neutral"] = "active"
+    """active: steer; shadow: decide and record, but keep weights neutral; neutral: keep weights neutral."""
+    policy: Literal["proportional", "neutral"] = "proportional"
+    """Which policy wishes for weights."""
+    haproxy_sockets: tuple[str, ...] = ("auto",)
+    """HAProxy Runtime API sockets; "auto" finds those of the HAProxy processes on this host; [] for none."""
+    guard: GuardSettings = GuardSettings()

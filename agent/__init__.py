@@ -1,0 +1,1 @@
+"""Runs on every serving host: samples signals, closes windows, spools and publishes them."""

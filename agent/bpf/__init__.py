@@ -1,0 +1,1 @@
+"""The eBPF programs, and the one way they are loaded."""

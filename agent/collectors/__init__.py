@@ -1,0 +1,1 @@
+"""The sources of signals, one a file; `trimtab.agent.registry` finds them."""

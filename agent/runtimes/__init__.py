@@ -1,0 +1,1 @@
+"""The serving runtimes that trimtab can find and read, one a file."""

@@ -1,0 +1,93 @@
+"""The settings file: TOML, one section a service, every key known, every error named."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+from trimtab import Exit, TrimtabError
+
+Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+Port = Annotated[str, msgspec.Meta(pattern=r"^.+:[0-9]{1,5}$", description="host:port")]
+
+S = TypeVar("S")
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A section of the settings file. The comment below a field is its documentation (docs/settings.md is made from it)."""
+
+
+class Tls(Section, frozen=True):
+    """Certificates of this host, for every connection that leaves it. Without them trimtab keeps to loopback."""
+
+    ca: str = ""
+    """PEM file of the authority that signs every trimtab certificate."""
+    certificate: str = ""
+    """PEM file of this host's certificate; clients show theirs too."""
+    key: str = ""
+    """PEM file of its key."""
+
+
+class AgentSettings(Section, frozen=True):
+    """The agent: what it samples, how often, and where it sends it."""
+
+    node: str = ""
+    """Name of this node in the fleet; empty: the host name."""
+    labels: dict[str, str] = {}
+    """Free labels of the node, such as rack = "r7"."""
+    collector: Port = "127.0.0.1:7470"
+    """Where the collector listens."""
+    window_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0
+    """Length of a window."""
+    disable: tuple[str, ...] = ()
+    """Names of collectors (docs/signals.md) to leave out."""
+    sampling_probability: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Probability with which a request is sampled in the kernel."""
+    spool_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
+    """Size of the on-disk spool; beyond it the oldest windows are dropped, and counted."""
+
+
+def default_node() -> str:
+    """The node name where the settings give none."""
+    return socket.gethostname()
+
+
+def state_dir(argument: Path | None) -> Path:
+    """Where trimtab keeps its files: the argument, else systemd's, else /var/lib/trimtab for root and ~/.local/state for others.
+
+    Raises TrimtabError when it cannot be written.
+    """
+    if argument is None:
+        home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        by_system = os.environ.get("STATE_DIRECTORY") or ("/var/lib/trimtab" if os.geteuid() == 0 else "")
+        argument = Path(by_system) if by_system else home / "trimtab"
+    try:
+        argument.mkdir(mode=0o750, parents=True, exist_ok=True)
+        probe = argument / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        message = f"state directory {argument}: {error.strerror}; give another one with --state"
+        raise TrimtabError(message, Exit.STATE) from error
+    return argument
+
+
+def read(path: Path | None, into: type[S]) -> S:
+    """The settings in `path`, or the defaults when it is None. Raises TrimtabError that names the file, the key and the remedy."""
+    if path is None:
+        return into()
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), into)
+    except OSError as error:
+        raise TrimtabError(f"settings file {path}: {error.strerror}", Exit.SETTINGS) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrimtabError(f"settings file {path}: not valid TOML: {error}", Exit.SETTINGS) from error
+    except msgspec.ValidationError as error:
+        message = f"settings file {path}: {error}; every key is listed in docs/settings.md"
+        raise TrimtabError(message.replace(" - at `$.", " in `").replace(" - at `$`", ""), Exit.SETTINGS) from error

@@ -1,0 +1,1 @@
+"""Mergeable summaries of distributions, one idea a file."""

@@ -1,0 +1,1 @@
+"""The contract: the messages between the services, and how columns are packed into them."""

@@ -1,0 +1,1 @@
+"""Keeps every window exactly once in DuckDB, and answers questions about them."""

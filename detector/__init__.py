@@ -1,0 +1,1 @@
+"""Says which instance is degraded, and since when."""
