@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Such as an index that has CPU builds of torch.
+PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev
 
@@ -28,7 +30,7 @@ venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt | apt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
 	touch $@
 
 # Asks the package manager only for what is missing, so that a second run needs no network.

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
+
 from trimtab import Exit, TrimtabError
 
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+# The upper bound keeps infinity out: nothing that trimtab waits for or counts is that large.
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
-Port = Annotated[str, msgspec.Meta(pattern=r"^.+:[0-9]{1,5}$", description="host:port")]
+_PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+Port = Annotated[str, msgspec.Meta(pattern=rf"^.+:{_PORT}$")]
 
 S = TypeVar("S")
 
@@ -89,5 +92,8 @@ def read(path: Path | None, into: type[S]) -> S:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise TrimtabError(f"settings file {path}: not valid TOML: {error}", Exit.SETTINGS) from error
     except msgspec.ValidationError as error:
-        message = f"settings file {path}: {error}; every key is listed in docs/settings.md"
-        raise TrimtabError(message.replace(" - at `$.", " in `").replace(" - at `$`", ""), Exit.SETTINGS) from error
+        what = str(error).replace(" - at `$.", " in `").replace(" - at `$`", "")
+        what = what.replace(f"`str` matching regex '^.+:{_PORT}$'".replace("\\", "\\\\"), "host:port")
+        raise TrimtabError(
+            f"settings file {path}: {what}; every key is listed in docs/settings.md", Exit.SETTINGS
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 __version__ = "0.1.0"
@@ -27,3 +28,16 @@ class TrimtabError(Exception):
     def __init__(self, message: str, exit_code: Exit = Exit.NO) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that `trimtab doctor` looked at."""
+
+    name: str
+    ok: bool | None
+    """None where it is neither good nor bad: it is not there, and nothing needs it."""
+    detail: str
+    """What was found."""
+    remedy: str = ""
+    """How to get it; empty where nothing is missing."""
