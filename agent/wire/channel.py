@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
+
 from trimtab import Exit, TrimtabError
 from trimtab.agent.settings import Tls
 from trimtab.agent.wire.columns import MESSAGE_BYTES_MAX

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trimtab.agent.sketch.loglinear import BUCKETS, Sketch
 from trimtab.agent.wire import telemetry_pb2 as pb
 

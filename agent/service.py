@@ -1,0 +1,128 @@
+"""The agent, put together: collectors → loop → spool → publisher."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trimtab import Exit, TrimtabError, __version__
+from trimtab.agent.clock import Clock
+from trimtab.agent.collectors.own import Own, Vitals
+from trimtab.agent.instances import Discovery
+from trimtab.agent.loop import Loop
+from trimtab.agent.publish import Publisher
+from trimtab.agent.registry import Collector, Host, discover
+from trimtab.agent.settings import AgentSettings, Tls, default_node
+from trimtab.agent.spool import Spool
+from trimtab.agent.window import LABELS_MAX, Builder
+from trimtab.agent.wire import telemetry_pb2 as pb
+from trimtab.agent.wire.columns import PROTOCOL, TEXT_MAX
+
+log = logging.getLogger(__name__)
+
+_CLOSE_SECONDS = 2.0
+
+
+def run(
+    settings: AgentSettings,
+    tls: Tls,
+    state: Path,
+    clock: Clock,
+    stop: threading.Event,
+    ready: Callable[[], None],
+) -> None:
+    """Sample this host until `stop` is set. Calls `ready` when the first window is in the spool.
+
+    Raises TrimtabError for settings, or a state directory, that cannot work.
+    """
+    node = settings.node or default_node()
+    _check(node, settings.labels)
+    vitals = Vitals()
+    collectors = _enabled(settings.disable, vitals)
+    spool = Spool(state / "spool", settings.spool_bytes_max, vitals)
+    kept = threading.Event()
+
+    def hello() -> pb.Hello:
+        return _hello(node, settings.labels, spool, clock)
+
+    def keep(schema: pb.Schema, window: pb.Window) -> None:
+        spool.append(schema, window)
+        if not kept.is_set():
+            kept.set()
+            ready()
+
+    try:
+        publisher = Publisher(
+            target=settings.collector,
+            tls=tls,
+            spool=spool,
+            hello=hello,
+            refused=state / "refused",
+            clock=clock,
+            rng=np.random.default_rng(),
+            vitals=vitals,
+        )
+        loop = Loop(
+            collectors=collectors,
+            find=Discovery(node).find,
+            host=Host(node, clock, settings.sampling_probability),
+            window_seconds=settings.window_seconds,
+            builder=Builder(node, settings.labels, collectors, vitals),
+            keep=keep,
+            vitals=vitals,
+        )
+        publisher.start()
+        try:
+            loop.run(stop)
+        finally:
+            loop.close(_CLOSE_SECONDS)
+            publisher.close(_CLOSE_SECONDS)
+    finally:
+        spool.close()
+
+
+def _check(node: str, labels: dict[str, str]) -> None:
+    if "/" in node or len(node) > TEXT_MAX // 2:
+        message = f"agent.node = {node!r}: at most {TEXT_MAX // 2} characters and no '/'; set another name"
+        raise TrimtabError(message, Exit.SETTINGS)
+    if len(labels) > LABELS_MAX or any(len(text) > TEXT_MAX for pair in labels.items() for text in pair):
+        message = f"agent.labels: at most {LABELS_MAX}, of at most {TEXT_MAX} characters each"
+        raise TrimtabError(message, Exit.SETTINGS)
+
+
+def _enabled(disable: Sequence[str], vitals: Vitals) -> list[Collector]:
+    known = {collector.name: collector for collector in discover()}
+    unknown = sorted(set(disable) - set(known))
+    if unknown:
+        message = f"agent.disable: no collector is called {', '.join(unknown)}; there are {', '.join(sorted(known))}"
+        raise TrimtabError(message, Exit.SETTINGS)
+    enabled = [collector for name, collector in known.items() if name not in disable]
+    return [Own(vitals) if collector is Own else collector() for collector in enabled]
+
+
+def _hello(node: str, labels: dict[str, str], spool: Spool, clock: Clock) -> pb.Hello:
+    return pb.Hello(
+        protocol=PROTOCOL,
+        node=node,
+        machine_id=_text("/etc/machine-id"),
+        boot_id=_text("/proc/sys/kernel/random/boot_id"),
+        spool_id=spool.id,
+        agent_version=__version__,
+        first_seq=spool.first_seq,
+        labels=labels,
+        # Last, so that they are as fresh as can be, and one right after the other.
+        unix_ns=clock.unix_ns(),
+        boottime_ns=clock.boottime_ns(),
+    )
+
+
+def _text(path: str) -> str:
+    """The file's text; empty where this host has none."""
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""
