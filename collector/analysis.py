@@ -1,0 +1,32 @@
+"""What the collector asks of whoever makes sense of the windows. The detector floor answers; `trimtab collector` puts the two together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.window import Window
+
+
+class Journal(Protocol):
+    """The store, as far as an analysis needs it."""
+
+    def incidents(self, limit: int = 1000) -> list[pb.Incident]:
+        """Stored incidents, newest first."""
+
+    def save_incident(self, incident: pb.Incident) -> None:
+        """Store a new or a changed incident; returns once it is queued."""
+
+
+class Analysis(Protocol):
+    """Makes incidents out of windows. Called by one thread at a time."""
+
+    def start(self, journal: Journal, changed: Callable[[pb.Incident], None]) -> None:
+        """Take up the incidents that are still open. `changed` is to be told of every change of an incident."""
+
+    def observe(self, windows: Sequence[Window]) -> None:
+        """These windows are stored. In order for each node; may be old, when a node comes back with a full spool."""
+
+    def tick(self, now_unix_ns: int) -> pb.FleetState:
+        """Called once a second: judge, open and resolve incidents, and tell the state of every instance."""

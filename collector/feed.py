@@ -1,0 +1,87 @@
+"""What watchers follow: the newest state of the fleet, and every change of an incident."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trimtab.agent.wire import query_pb2 as pb
+
+UNREAD_MAX = 256
+"""Changes that one watcher may be behind."""
+
+
+class FleetSlot:
+    """The latest state only: who is slow misses some, and no queue can grow."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._state: pb.FleetState | None = None
+        self._version = 0
+
+    def put(self, state: pb.FleetState) -> None:
+        with self._changed:
+            self._state, self._version = state, self._version + 1
+            self._changed.notify_all()
+
+    def wait(self, version: int, seconds: float) -> tuple[int, pb.FleetState | None]:
+        """The state as soon as its version is not `version`, or what there is after `seconds`; None before the first."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._version != version, seconds)
+            return self._version, self._state
+
+
+class Watcher:
+    """One client's unread changes."""
+
+    def __init__(self) -> None:
+        self._unread: queue.Queue[pb.Incident] = queue.Queue(UNREAD_MAX)
+        self.behind = threading.Event()
+
+    def put(self, incident: pb.Incident) -> None:
+        try:
+            self._unread.put_nowait(incident)
+        except queue.Full:
+            self.behind.set()
+
+    def next(self, seconds: float) -> pb.Incident | None:
+        """The next change, or None when there was none for so long."""
+        try:
+            return self._unread.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+
+class IncidentFeed:
+    """Tells every watcher of the incidents that are open, then of each change."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, pb.Incident] = {}
+        self._watchers: set[Watcher] = set()
+
+    def publish(self, incident: pb.Incident) -> None:
+        copy = pb.Incident()
+        copy.CopyFrom(incident)
+        with self._lock:
+            if copy.status == pb.Incident.STATUS_OPEN:
+                self._open[copy.id] = copy
+            else:
+                self._open.pop(copy.id, None)
+            for watcher in self._watchers:
+                watcher.put(copy)
+
+    @contextmanager
+    def watch(self) -> Iterator[tuple[list[pb.Incident], Watcher]]:
+        """The open incidents, and a watcher of all that follows; none is missed and none comes twice."""
+        watcher = Watcher()
+        with self._lock:
+            known = list(self._open.values())
+            self._watchers.add(watcher)
+        try:
+            yield known, watcher
+        finally:
+            with self._lock:
+                self._watchers.discard(watcher)

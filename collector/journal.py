@@ -1,0 +1,147 @@
+"""Incidents and decisions as rows. The message itself is stored too, so that what is asked back is exactly what was saved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire.columns import TEXT_MAX, Malformed
+from trimtab.collector.rows import Columns
+from trimtab.collector.store import Store
+from trimtab.collector.writer import Rows, Writer
+
+REPLY_MAX = 1000
+"""Most incidents or decisions in one reply."""
+WEIGHTS_MAX = 16384
+TARGETS_MAX = 64
+_STATUSES = {pb.Incident.STATUS_OPEN: "open", pb.Incident.STATUS_RESOLVED: "resolved"}
+_INCIDENT = """
+INSERT OR REPLACE INTO incident_records BY NAME
+SELECT * REPLACE (make_timestamp(since) AS since, make_timestamp(opened) AS opened,
+                  if(resolved = 0, NULL, make_timestamp(resolved)) AS resolved, from_hex(message) AS message)
+FROM incoming
+"""
+_CAUSES = "INSERT INTO causes BY NAME SELECT * FROM incoming"
+_EVIDENCE = """
+INSERT INTO evidence BY NAME
+SELECT * REPLACE (if(changed = 0, NULL, make_timestamp(changed)) AS changed) FROM incoming
+"""
+_DECISION = """
+INSERT INTO decision_records BY NAME
+SELECT * REPLACE (make_timestamp(decided) AS decided, from_hex(message) AS message) FROM incoming
+"""
+_WEIGHTS = "INSERT INTO weights BY NAME SELECT * REPLACE (make_timestamp(decided) AS decided) FROM incoming"
+_FIND_INCIDENTS = """
+SELECT message FROM incident_records WHERE ($id = '' OR id = $id) AND (NOT $open OR status = 'open')
+ORDER BY opened DESC, id DESC LIMIT $limit
+"""
+_FIND_DECISIONS = "SELECT message FROM decision_records ORDER BY decided DESC, version DESC LIMIT ?"
+
+
+class StoredJournal:
+    """The Journal (collector/analysis.py) of this store, and the decisions beside it."""
+
+    def __init__(self, store: Store, writer: Writer) -> None:
+        self._store = store
+        self._writer = writer
+
+    def incidents(self, limit: int = REPLY_MAX, incident: str = "", open_only: bool = False) -> list[pb.Incident]:
+        """Stored incidents, newest first. Raises StoreError."""
+        with self._store.reading() as connection:
+            wanted = {"id": incident, "open": open_only, "limit": limit}
+            found = connection.execute(_FIND_INCIDENTS, wanted).fetchall()
+        return [pb.Incident.FromString(message) for (message,) in found]
+
+    def decisions(self, limit: int) -> list[pb.Decision]:
+        """Stored decisions, newest first. Raises StoreError."""
+        with self._store.reading() as connection:
+            found = connection.execute(_FIND_DECISIONS, [limit]).fetchall()
+        return [pb.Decision.FromString(message) for (message,) in found]
+
+    def save_incident(self, incident: pb.Incident) -> None:
+        """Returns once it is queued."""
+        self._writer.save(f"incident {incident.id}", _incident_rows(incident))
+
+    def record(self, decision: pb.Decision) -> Future[None]:
+        """Queue a checked decision; the future is done once it is stored."""
+        return self._writer.save(f"decision {decision.unix_ns} {decision.version}", _decision_rows(decision))
+
+
+def check_decision(decision: pb.Decision) -> None:
+    """Raises Malformed, naming the field."""
+    if not 0 < decision.unix_ns < 1 << 63 or decision.version >= 1 << 63:
+        raise Malformed("decision.unix_ns or version: not in [1, 2^63)")
+    if decision.mode not in {"neutral", "active", "shadow"}:
+        raise Malformed(f"decision.mode: {decision.mode[:TEXT_MAX]!r} is not neutral, active or shadow")
+    if len(decision.weights) > WEIGHTS_MAX or len(decision.targets) > TARGETS_MAX:
+        raise Malformed(f"decision: over {WEIGHTS_MAX} weights or {TARGETS_MAX} targets")
+    texts = [decision.policy, decision.reason, *decision.targets.keys(), *decision.targets.values()]
+    for weight in decision.weights:
+        texts += [weight.instance, weight.model, weight.reason]
+        for field in ("wished", "weight"):
+            value = getattr(weight, field)
+            if not (math.isfinite(value) and 0 <= value <= 1):
+                raise Malformed(f"decision.weights[{weight.instance[:TEXT_MAX]}].{field}: {value} is not in [0, 1]")
+    if max(map(len, texts)) > 4 * TEXT_MAX:
+        raise Malformed(f"decision: a text of over {4 * TEXT_MAX} characters")
+    if len({weight.instance for weight in decision.weights}) != len(decision.weights):
+        raise Malformed("decision.weights: an instance comes twice")
+
+
+def _incident_rows(incident: pb.Incident) -> Rows:
+    own = {
+        "id": incident.id,
+        "status": _STATUSES[incident.status],
+        "subject": incident.subject,
+        "node": incident.node,
+        "model": incident.model,
+        "since": incident.since_unix_ns // 1000,
+        "opened": incident.opened_unix_ns // 1000,
+        "resolved": incident.resolved_unix_ns // 1000,
+        "symptom": incident.symptom,
+        "score": incident.score,
+        "reopened": incident.reopened,
+        "message": incident.SerializeToString().hex(),
+    }
+    causes = [
+        {"incident": incident.id, "rank": rank, **_fields(cause, "subject mechanism confidence summary remedy")}
+        for rank, cause in enumerate(incident.causes)
+    ]
+    evidence = [
+        {
+            "incident": incident.id,
+            "rank": rank,
+            "position": position,
+            **_fields(item, "subject signal unit before after peers deviation event"),
+            "changed": item.changed_unix_ns // 1000,
+        }
+        for rank, cause in enumerate(incident.causes)
+        for position, item in enumerate(cause.evidence)
+    ]
+    out = [(_INCIDENT, _columns([own]))]
+    for table, statement, rows in (("causes", _CAUSES, causes), ("evidence", _EVIDENCE, evidence)):
+        delete = f"DELETE FROM {table} USING incoming WHERE {table}.incident = incoming.incident"  # noqa: S608 - our own names
+        out.append((delete, {"incident": np.asarray([incident.id])}))
+        if rows:
+            out.append((statement, _columns(rows)))
+    return out
+
+
+def _decision_rows(decision: pb.Decision) -> Rows:
+    stamp = {"decided": decision.unix_ns // 1000, "version": decision.version}
+    own = {**stamp, **_fields(decision, "mode policy reason"), "message": decision.SerializeToString().hex()}
+    weights = [{**stamp, **_fields(w, "instance model wished weight reason")} for w in decision.weights]
+    return [(_DECISION, _columns([own])), *([(_WEIGHTS, _columns(weights))] if weights else [])]
+
+
+def _fields(message: Any, names: str) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in names.split()}
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
+    return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}

@@ -1,0 +1,144 @@
+"""The Query service: what the operator's command and the actuator ask."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import contextmanager
+
+import grpc
+
+from trimtab.agent.clock import Clock
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire.columns import Malformed
+from trimtab.agent.wire.query_pb2_grpc import QueryServicer
+from trimtab.collector.feed import UNREAD_MAX, FleetSlot, IncidentFeed
+from trimtab.collector.ingest import Connected
+from trimtab.collector.journal import REPLY_MAX, StoredJournal, check_decision
+from trimtab.collector.nodes import nodes
+from trimtab.collector.settings import CollectorSettings
+from trimtab.collector.sql import QuestionError, ask
+from trimtab.collector.store import Store, StoreError
+
+WATCHERS_MAX = 32
+QUESTIONS_MAX = 4
+LIMIT_DEFAULT = 100
+RECORD_SECONDS_MAX = 5.0
+Code = grpc.StatusCode
+
+
+class Query(QueryServicer):
+    """Reads on cursors of its own; what it stores goes through the writer."""
+
+    def __init__(
+        self,
+        settings: CollectorSettings,
+        clock: Clock,
+        *,
+        store: Store,
+        journal: StoredJournal,
+        connected: Connected,
+        fleet: FleetSlot,
+        feed: IncidentFeed,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._journal = journal
+        self._connected = connected
+        self._fleet = fleet
+        self._feed = feed
+        self._clock = clock
+        self._watchers = threading.Semaphore(WATCHERS_MAX)
+        self._questions = threading.Semaphore(QUESTIONS_MAX)
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """End every watch within a second."""
+        self._stop.set()
+
+    def Sql(self, request: pb.SqlRequest, context: grpc.ServicerContext) -> Iterator[pb.SqlChunk]:  # noqa: N802 - gRPC's names
+        with _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context):
+            most = self._settings.query_rows_max
+            try:
+                yield from ask(
+                    self._store,
+                    request.sql,
+                    self._settings.query_seconds_max,
+                    min(request.rows_max or most, most),
+                )
+            except QuestionError as error:
+                context.abort(Code.INVALID_ARGUMENT, str(error))
+
+    def Nodes(self, request: pb.NodesRequest, context: grpc.ServicerContext) -> pb.NodesReply:  # noqa: N802
+        _, state = self._fleet.wait(-1, 0)
+        with _stored(context):
+            found = nodes(self._store, self._connected.names(), state.instances if state else [])
+        return pb.NodesReply(nodes=found, now_unix_ns=self._clock.unix_ns())
+
+    def Incidents(self, request: pb.IncidentsRequest, context: grpc.ServicerContext) -> pb.IncidentsReply:  # noqa: N802
+        limit = min(request.limit or LIMIT_DEFAULT, REPLY_MAX)
+        with _stored(context):
+            return pb.IncidentsReply(incidents=self._journal.incidents(limit, request.id, request.open_only))
+
+    def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
+        with _stored(context):
+            found = self._journal.decisions(min(request.limit or LIMIT_DEFAULT, REPLY_MAX))
+        return pb.DecisionsReply(decisions=found, now_unix_ns=self._clock.unix_ns())
+
+    def RecordDecision(self, request: pb.Decision, context: grpc.ServicerContext) -> pb.RecordDecisionReply:  # noqa: N802
+        try:
+            check_decision(request)
+        except Malformed as error:
+            context.abort(Code.INVALID_ARGUMENT, str(error))
+        with _stored(context):
+            try:
+                self._journal.record(request).result(RECORD_SECONDS_MAX)
+            except FutureTimeoutError:
+                context.abort(Code.UNAVAILABLE, "the database cannot be written now; the collector's log says why")
+        return pb.RecordDecisionReply()
+
+    def WatchIncidents(  # noqa: N802
+        self, request: pb.WatchIncidentsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.Incident]:
+        with self._watching(context), self._feed.watch() as (known, watcher):
+            yield from known
+            while context.is_active() and not self._stop.is_set():
+                if watcher.behind.is_set():
+                    context.abort(Code.RESOURCE_EXHAUSTED, f"over {UNREAD_MAX} changes unread; watch again")
+                incident = watcher.next(0.5)
+                if incident:
+                    yield incident
+
+    def WatchFleet(self, request: pb.WatchFleetRequest, context: grpc.ServicerContext) -> Iterator[pb.FleetState]:  # noqa: N802
+        version = 0
+        with self._watching(context):
+            while context.is_active() and not self._stop.is_set():
+                before = version
+                version, state = self._fleet.wait(version, 0.5)
+                if state and version != before:
+                    yield state
+
+    @contextmanager
+    def _watching(self, context: grpc.ServicerContext) -> Iterator[None]:
+        with _one_of(self._watchers, f"{WATCHERS_MAX} watchers are connected", context):
+            yield
+
+
+@contextmanager
+def _one_of(places: threading.Semaphore, otherwise: str, context: grpc.ServicerContext) -> Iterator[None]:
+    if not places.acquire(blocking=False):
+        context.abort(Code.RESOURCE_EXHAUSTED, otherwise)
+    try:
+        yield
+    finally:
+        places.release()
+
+
+@contextmanager
+def _stored(context: grpc.ServicerContext) -> Iterator[None]:
+    """What the store cannot do is not the client's fault."""
+    try:
+        yield
+    except StoreError as error:
+        context.abort(Code.UNAVAILABLE, f"the database: {error}")
