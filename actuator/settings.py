@@ -33,6 +33,8 @@ class ActuatorSettings(Section, frozen=True):
     """Where the routing feed (WatchRouting) is served."""
     collector: Port = "127.0.0.1:7470"
     """Where the collector listens."""
+    node: str = ""
+    """Name of this host in the fleet; empty: as `agent.node`. Loopback addresses of another node are not this host's."""
     mode: Literal["active", "shadow", "neutral"] = "active"
     """active: steer; shadow: decide and record, but keep weights neutral; neutral: keep weights neutral."""
     policy: Literal["proportional", "neutral"] = "proportional"

@@ -1,0 +1,98 @@
+"""The circuit breaker: steering must not make a model's requests dearer than they were at neutral weights."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+import numpy as np
+
+from trimtab.actuator.settings import GuardSettings
+from trimtab.actuator.state import State
+from trimtab.agent.clock import Clock
+
+WINDOW_SECONDS = 10.0
+"""How long steering must have been worse before the breaker opens, and how much of the neutral time is the reference."""
+ERROR_COST = 10.0
+"""A failed request costs as much as this many mean latencies."""
+_RECENT_SECONDS = 3.0
+_SETTLE_SECONDS = 3.0
+"""Requests that were under way before weights moved are not judged."""
+_REQUESTS_MIN = 30.0
+"""Fewer requests say nothing."""
+_OPEN_SECONDS_MAX = 3600.0
+_FORGIVEN_AFTER = 10
+"""A breaker that stayed closed for this many times `breaker_seconds` starts from there again."""
+
+
+class Breaker:
+    """Told once a second what requests cost; says why weights must be neutral, or nothing.
+
+    The reference is the dearer of the last 10 and the last 3 seconds at neutral weights: a fault that has just begun, and that
+    steering is about to answer, is part of the conditions. At neutral again, it is measured anew.
+    """
+
+    def __init__(self, settings: GuardSettings, clock: Clock) -> None:
+        self._settings, self._clock = settings, clock
+        self._neutral: deque[tuple[float, float, float, float]] = deque()
+        self._steered: deque[tuple[float, float, float, float]] = deque()
+        self._steering_since: float | None = None
+        self._reference = math.nan
+        self._open_until = -math.inf
+        self._open_seconds = settings.breaker_seconds
+        self._why = ""
+
+    def judge(self, state: State, steering: bool) -> str:
+        """The reason to be neutral, or "". `steering`: whether any weight in force is not neutral."""
+        now = self._clock.monotonic()
+        if now < self._open_until:
+            self._sample(self._neutral, state, now)
+            return self._why
+        if not steering:
+            self._steering_since = None
+            self._sample(self._neutral, state, now)
+            return ""
+        if self._steering_since is None:
+            self._begin(now)
+        self._sample(self._steered, state, now)
+        return self._trip(now) if now >= (self._steering_since or now) + _SETTLE_SECONDS + WINDOW_SECONDS else ""
+
+    def _begin(self, now: float) -> None:
+        """Weights leave neutral: what was seen until now is what steering is compared with."""
+        both = [_cost(self._neutral, now - seconds) for seconds in (WINDOW_SECONDS, _RECENT_SECONDS)]
+        known = [cost for cost in both if math.isfinite(cost)]
+        self._reference = max(known) if known else self._reference
+        self._steering_since = now
+        self._neutral.clear()
+        self._steered.clear()
+
+    def _trip(self, now: float) -> str:
+        cost = _cost(self._steered, now - WINDOW_SECONDS)
+        if not cost > self._reference * (1 + self._settings.breaker_margin):
+            return ""
+        again = now < self._open_until + _FORGIVEN_AFTER * self._settings.breaker_seconds
+        longer = min(self._open_seconds * 2, max(_OPEN_SECONDS_MAX, self._settings.breaker_seconds))
+        self._open_seconds = longer if again else self._settings.breaker_seconds
+        self._open_until = now + self._open_seconds
+        self._steering_since = None
+        costs = f"a request cost {cost * 1e3:.0f} ms while steering and {self._reference * 1e3:.0f} ms at neutral"
+        self._why = f"breaker: {costs}; neutral for {self._open_seconds:.0f} s"
+        return self._why
+
+    @staticmethod
+    def _sample(into: deque[tuple[float, float, float, float]], state: State, now: float) -> None:
+        rate, latency = state.requests_per_second, state.latency_seconds
+        known = np.isfinite(rate + latency) & (state.age_seconds <= _SETTLE_SECONDS)
+        errors = np.nan_to_num(state.error_ratio)
+        requests, seconds, failed = (float(np.sum(x[known])) for x in (rate, rate * latency, rate * errors))
+        into.append((now, requests, seconds, failed))
+        while into[0][0] <= now - WINDOW_SECONDS:
+            into.popleft()
+
+
+def _cost(samples: deque[tuple[float, float, float, float]], since: float) -> float:
+    """Mean latency in seconds, errors counted as long ones; NaN when there were too few requests."""
+    requests, latency, errors = (sum(s[k] for s in samples if s[0] > since) for k in (1, 2, 3))
+    if requests < _REQUESTS_MIN:
+        return math.nan
+    return latency / requests * (1 + ERROR_COST * errors / requests)

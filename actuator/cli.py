@@ -1,0 +1,97 @@
+"""`trimtab weights`: the routing decision in force, and those before it."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import click
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.client import stub
+
+SILENT_SECONDS = 30.0
+
+
+@click.command()
+@click.option("--history", type=click.IntRange(1, 1000), metavar="N", help="The last N decisions instead.")
+@click.option("--collector", metavar="HOST:PORT", help="Where the collector listens.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def weights(ctx: click.Context, history: int | None, collector: str | None, as_json: bool) -> None:
+    """Show the balancer weights in force, and why."""
+    with stub(ctx.obj, collector) as query:
+        reply: pb.DecisionsReply = query.Decisions(pb.DecisionsRequest(limit=history or 1))
+    if as_json:
+        click.echo(json.dumps([_plain(d) for d in reply.decisions], indent=2))
+    elif not reply.decisions:
+        click.echo("no decision yet; is the actuator running?")
+    elif history:
+        Console().print(_history(reply))
+    else:
+        _show(Console(), reply.decisions[0], (reply.now_unix_ns - reply.decisions[0].unix_ns) / 1e9)
+
+
+def _show(console: Console, decision: pb.Decision, age_seconds: float) -> None:
+    reason = f": {decision.reason}" if decision.reason else ""
+    console.print(
+        f"[bold]{decision.mode}[/]{escape(reason)}  [dim]policy {decision.policy}, version {decision.version}, {age_seconds:.0f} s old[/]"
+    )
+    if age_seconds > SILENT_SECONDS:
+        console.print(
+            f"[red]The actuator has been silent for {age_seconds:.0f} s: weights should be neutral by now. Does it run?[/]"
+        )
+    if not decision.weights:
+        console.print("\nno instance is known")
+    for model, group in groupby(sorted(decision.weights, key=lambda w: (w.model, w.instance)), key=lambda w: w.model):
+        table = Table(title=escape(model or "no model"), title_justify="left", box=None, pad_edge=False)
+        for column in ("instance", "weight", "wished", "reason"):
+            table.add_column(column, justify="right" if column in {"weight", "wished"} else "left")
+        for w in group:
+            colour = "green" if w.weight == 1 else "yellow" if w.weight > 0.5 else "red"
+            table.add_row(escape(w.instance), f"[{colour}]{w.weight:.3f}[/]", _number(w.wished), escape(w.reason))
+        console.print("\n", table, sep="")
+    if decision.targets:
+        table = Table(title="targets", title_justify="left", box=None, pad_edge=False, show_header=False)
+        for name, error in sorted(decision.targets.items()):
+            table.add_row(escape(name), f"[red]{escape(error)}[/]" if error else "[green]took it[/]")
+        console.print("\n", table, sep="")
+
+
+def _history(reply: pb.DecisionsReply) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("time", "mode", "version", "not neutral", "reason"):
+        table.add_column(column)
+    for d in reply.decisions:
+        steered = ", ".join(f"{w.instance} {w.weight:.3f}" for w in d.weights if w.weight < 1)
+        failing = [f"{name}: {error}" for name, error in d.targets.items() if error]
+        cells = (_time(d), d.mode, str(d.version), steered or "–", "; ".join(filter(None, [d.reason, *failing])))
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def _plain(decision: pb.Decision) -> dict[str, Any]:
+    """The message as JSON has it: times as numbers, unknown as null."""
+    out = MessageToDict(decision, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    numbers = {"unix_ns": decision.unix_ns, "version": decision.version}
+    pairs = zip(out["weights"], decision.weights, strict=True)
+    return out | numbers | {"weights": [plain | {"wished": _known(w.wished)} for plain, w in pairs]}
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "–"
+
+
+def _time(decision: pb.Decision) -> str:
+    return datetime.fromtimestamp(decision.unix_ns / 1e9, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,102 @@
+"""One decision: the state of the fleet in, the snapshot to publish and the record of why out. No input, no output."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from trimtab.actuator.guard import Guard, Verdict
+from trimtab.actuator.link import Heard
+from trimtab.actuator.policy import POLICIES
+from trimtab.actuator.policy.base import Policy
+from trimtab.actuator.settings import ActuatorSettings
+from trimtab.actuator.snapshot import Assignment, Snapshot
+from trimtab.actuator.state import State, Vector, by_model
+from trimtab.agent.clock import Clock
+from trimtab.agent.wire import query_pb2 as pb
+
+log = logging.getLogger("trimtab.actuator")
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What is to be, and why."""
+
+    snapshot: Snapshot
+    reason: str
+    weights: tuple[pb.Weight, ...]
+
+
+class Pilot:
+    """States by model → policy → guard. Each model has a policy and a guard of its own, which go when the model goes."""
+
+    def __init__(self, settings: ActuatorSettings, clock: Clock) -> None:
+        self._settings, self._clock = settings, clock
+        self._models: dict[str, tuple[Policy, Guard]] = {}
+        self._broken = 0
+        self._refused = 0
+
+    def decide(self, heard: Heard | None, hold: str = "") -> Decided:
+        """`hold`: a reason for which all weights are to be neutral, whatever the fleet is like."""
+        elapsed = self._clock.monotonic() - heard.monotonic if heard else math.inf
+        states = by_model(heard.fleet.instances, elapsed) if heard else []
+        hold = hold or self._hold(elapsed)
+        self._models = {s.model: self._models.get(s.model) or self._new() for s in states}
+        assignments: list[Assignment] = []
+        weights: list[pb.Weight] = []
+        for state in states:
+            policy, guard = self._models[state.model]
+            refused = guard.refused
+            verdicts = guard.bound(state, partial(self._wish, policy, state), hold)
+            self._refused += guard.refused - refused
+            for verdict, addresses in zip(verdicts, state.addresses, strict=True):
+                weight, reason = self._in_force(verdict)
+                assignments.append(Assignment(verdict.instance, state.model, addresses, weight, reason))
+                weights.append(
+                    pb.Weight(
+                        instance=verdict.instance,
+                        model=state.model,
+                        wished=verdict.wished,
+                        weight=weight,
+                        reason=reason,
+                    )
+                )
+        mode = "neutral" if hold else self._settings.mode
+        snapshot = Snapshot(mode, tuple(assignments), self._clock.unix_ns())
+        return Decided(snapshot, "; ".join(filter(None, [hold, self._counts()])), tuple(weights))
+
+    def _new(self) -> tuple[Policy, Guard]:
+        guard = Guard(self._settings.guard, self._clock, real=self._settings.mode == "active")
+        return POLICIES[self._settings.policy](), guard
+
+    def _hold(self, elapsed: float) -> str:
+        if self._settings.mode == "neutral":
+            return "mode is neutral"
+        if elapsed == math.inf:
+            return "nothing heard from the collector yet: neutral"
+        if elapsed > self._settings.guard.stale_seconds:
+            return f"collector silent for over {self._settings.guard.stale_seconds:.0f} s: neutral"
+        return ""
+
+    def _wish(self, policy: Policy, state: State) -> Vector:
+        """The policy's wish; NaN for all when it breaks, which the guard takes for neutral."""
+        try:
+            return np.asarray(policy.decide(state), dtype=np.float64)
+        except Exception:  # a policy may be anything
+            self._broken += 1
+            if self._broken == 1:
+                log.exception("policy %s broke on model %s: neutral", policy.name, state.model)
+            return np.full(len(state), np.nan)
+
+    def _in_force(self, verdict: Verdict) -> tuple[float, str]:
+        if self._settings.mode != "shadow" or verdict.weight == 1:
+            return verdict.weight, verdict.reason
+        return 1.0, f"shadow: would be {verdict.weight:.3f}: {verdict.reason}"
+
+    def _counts(self) -> str:
+        counts = {"policy broke": self._broken, "wishes that were no weight": self._refused}
+        return "; ".join(f"{what}: {count}" for what, count in counts.items() if count)

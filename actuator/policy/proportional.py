@@ -1,0 +1,62 @@
+"""The honest rule: traffic in proportion to how fast and how well an instance answers, compared with its peers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trimtab.actuator.state import State, Vector
+
+BAND = 1.3
+"""Up to this many times the peers' latency is equal. Noise widens it: a mean of n requests is known to about 1/sqrt(n)."""
+STALE_SECONDS = 10.0
+_MEMORY = 0.8
+"""What a second is worth a second later: about five seconds count."""
+
+
+class Proportional:
+    """weight ∝ min(1, band / (latency / median latency of the peers)) × success ratio², and 0 for an open incident.
+
+    The square makes goodput count, so that an instance which fails fast never looks attractive. Who is unknown, stale or alone is
+    neutral; so is everybody when all are degraded, for there is nowhere to go.
+    """
+
+    name = "proportional"
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Vector] = {}
+
+    def decide(self, state: State) -> Vector:
+        requests, latency, errors = self._recent(state)
+        fresh = state.age_seconds <= STALE_SECONDS
+        judged = fresh & ~state.degraded & (latency > 0)
+        weight = np.ones(len(state))
+        if judged.sum() >= 2:
+            ratio = latency[judged] / _median_of_others(latency[judged])
+            weight[judged] = np.minimum(1, (BAND + 2 / np.sqrt(requests[judged])) / ratio)
+        weight *= np.where(fresh & (errors > 0), (1 - errors) ** 2, 1)
+        weight[state.degraded & fresh] = 0
+        best = weight.max(initial=0)
+        return weight / best if best > 0 else np.ones(len(state))
+
+    def _recent(self, state: State) -> tuple[Vector, Vector, Vector]:
+        """Requests, mean latency and error ratio over the last seconds; NaN where there was no request."""
+        rate, nothing = state.requests_per_second, np.zeros(3)
+        latency, errors = state.latency_seconds, np.nan_to_num(state.error_ratio)
+        now = np.where(np.isfinite(rate + latency), [rate, rate * latency, rate * errors], 0).T
+        sums = np.asarray([self._sums.get(i, nothing) for i in state.ids]) * _MEMORY + now
+        self._sums = dict(zip(state.ids, sums, strict=True))
+        requests = np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
+        return requests, sums[:, 1] / requests, sums[:, 2] / requests
+
+
+def _median_of_others(values: Vector) -> Vector:
+    """For each value the median of all the others; at least two values."""
+    order = np.argsort(values, kind="stable")
+    ranks = np.empty(len(values), dtype=np.intp)
+    ranks[order] = np.arange(len(values))
+    ascending, others = values[order], len(values) - 1
+
+    def at(position: int) -> Vector:
+        return ascending[np.where(position < ranks, position, position + 1)]
+
+    return (at((others - 1) // 2) + at(others // 2)) / 2

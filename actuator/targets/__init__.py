@@ -1,0 +1,1 @@
+"""Where snapshots go: load balancers and feeds, one a file."""

@@ -1,0 +1,186 @@
+"""A real HAProxy before small HTTP backends, and a collector that says what the test wants."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from trimtab import TrimtabError
+from trimtab.actuator.targets import runtime
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire.query_pb2_grpc import QueryServicer, add_QueryServicer_to_server
+
+NODE = "here"
+NAN = float("nan")
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    """Wait for a condition; fail when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def instance(name: str, **known: Any) -> pb.InstanceState:
+    """A healthy, fresh instance but for what is given."""
+    values = {"age_seconds": 0.5, "requests_per_second": 50.0, "latency_mean_seconds": 0.02, "error_ratio": 0.0}
+    values |= {"confidence": NAN, "score": 0.0, "model": "m", "node": name.partition("/")[0]} | known
+    return pb.InstanceState(id=name, **values)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer: none waits for a delayed acknowledgement
+
+    def do_GET(self) -> None:
+        name = str(self.server.server_port).encode()  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(name)))
+        self.end_headers()
+        self.wfile.write(name)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Balancer:
+    """HAProxy with backend `be` over three servers, and `other` over one that is nobody's instance."""
+
+    def __init__(self, directory: Path, balance: str, initial: tuple[int, ...], level: str = "admin") -> None:
+        self.socket = str(directory / "admin.sock")
+        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _Answer) for _ in (*initial, 0)]
+        for server in self._servers:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        self.ports = sorted(s.server_port for s in self._servers[: len(initial)])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        lines = [
+            f"  server s{k} 127.0.0.1:{p} weight {w}" for k, (p, w) in enumerate(zip(self.ports, initial, strict=True))
+        ]
+        self._file = directory / "haproxy.cfg"
+        self._file.write_text(
+            f"global\n  stats socket {self.socket} mode 600 level {level}\n"
+            "defaults\n  mode http\n  timeout connect 2s\n  timeout client 9s\n  timeout server 9s\n"
+            f"frontend f\n  bind 127.0.0.1:{self.port}\n  default_backend be\n"
+            f"backend be\n  balance {balance}\n" + "\n".join(lines) + "\n"
+            f"backend other\n  server s0 127.0.0.1:{self._servers[-1].server_port} weight 7\n"
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(["/usr/sbin/haproxy", "-db", "-f", str(self._file)], stderr=subprocess.DEVNULL)
+        until(self.weights, 5, "HAProxy answers")
+
+    def stop(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.stop()
+        for server in self._servers:
+            server.shutdown()
+            server.server_close()
+
+    def weights(self, backend: str = "be") -> list[int]:
+        """As HAProxy reports them; [] when it does not answer."""
+        try:
+            return [s.weight for s in runtime.servers(self.socket)[0] if s.backend == backend]
+        except TrimtabError:
+            return []
+
+    def set(self, server: str, weight: str) -> None:
+        runtime.ask(self.socket, f"set weight {server} {weight}")
+
+    def requests(self, count: int, threads: int = 4) -> list[float]:
+        """Send that many; the share of each server."""
+
+        def send(_: int) -> list[bytes]:
+            line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=9)
+            out = []
+            for _ in range(count // threads):
+                line.request("GET", "/")
+                out.append(line.getresponse().read())
+            line.close()
+            return out
+
+        with ThreadPoolExecutor(threads) as pool:
+            answers = Counter(itertools.chain.from_iterable(pool.map(send, range(threads))))
+        return [answers[str(port).encode()] / answers.total() for port in self.ports]
+
+
+@pytest.fixture
+def balancer(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
+    """Makes a balancer: `balancer("roundrobin", (1, 1, 1))`."""
+    if not shutil.which("haproxy", path="/usr/sbin:/usr/bin"):
+        pytest.skip("haproxy is not installed")
+    made: list[Balancer] = []
+
+    def make(balance: str, initial: tuple[int, ...] = (1, 1, 1), level: str = "admin") -> Balancer:
+        directory = tmp_path / str(len(made))
+        directory.mkdir()
+        made.append(Balancer(directory, balance, initial, level))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+class Collector(QueryServicer):
+    """Says `instances` five times a second ; keeps the decisions."""
+
+    def __init__(self) -> None:
+        self.instances: list[pb.InstanceState] = []
+        self.unix_ns = 0
+        """Not 0: it hangs, and repeats this word."""
+        self.decisions: list[pb.Decision] = []
+        self.now_unix_ns = 0
+        self._server = grpc.server(ThreadPoolExecutor(8))
+        add_QueryServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+
+    def WatchFleet(  # noqa: N802 - gRPC's name
+        self, request: pb.WatchFleetRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.FleetState]:
+        while context.is_active():
+            yield pb.FleetState(unix_ns=self.unix_ns or time.time_ns(), instances=self.instances)
+            time.sleep(0.2)
+
+    def RecordDecision(  # noqa: N802
+        self, request: pb.Decision, context: grpc.ServicerContext
+    ) -> pb.RecordDecisionReply:
+        self.decisions.append(request)
+        return pb.RecordDecisionReply()
+
+    def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
+        newest = self.decisions[::-1][: request.limit]
+        return pb.DecisionsReply(decisions=newest, now_unix_ns=self.now_unix_ns)
+
+    def close(self) -> None:
+        self._server.stop(None).wait()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.close()
