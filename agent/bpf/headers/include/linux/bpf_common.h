@@ -1,0 +1,2 @@
+/* What it would declare is in linux/kconfig.h or in bcc itself. */
+#pragma once
