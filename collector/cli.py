@@ -18,7 +18,7 @@ from trimtab import Exit, TrimtabError
 from trimtab.agent.settings import state_dir
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub
-from trimtab.collector.node_tables import as_object, instances_table, nodes_table, printable
+from trimtab.collector.node_tables import as_object, instances_table, nodes_table, printable, refusals
 from trimtab.collector.settings import CollectorSettings
 
 _QUERY_DEADLINE_SECONDS = 120.0
@@ -41,10 +41,10 @@ def nodes(settings: ClientSettings, collector: str | None, as_json: bool) -> Non
     elif not reply.nodes:
         click.echo("no agent has connected yet: start `trimtab agent` on the nodes", err=True)
     else:
-        Console().print(nodes_table(reply))
+        Console().print(nodes_table(reply), *refusals(reply), sep="\n")
         instances = [instance for node in reply.nodes for instance in node.instances]
         if instances:
-            Console().print(instances_table(instances))
+            Console().print("", instances_table(instances), sep="\n")
 
 
 @click.command()

@@ -49,7 +49,7 @@ def _translated(error: grpc.RpcError, target: str) -> TrimtabError:
     code, detail = error.code(), (error.details() or "").partition("\n")[0]
     if code in _UNREACHABLE:
         remedy = "start `trimtab collector` or `trimtab up`, or say where it is with --collector HOST:PORT"
-        return TrimtabError(f"no collector answers at {target} ({detail}): {remedy}", Exit.UNREACHABLE)
+        return TrimtabError(f"no collector answers at {target}: {remedy}", Exit.UNREACHABLE)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return TrimtabError(detail, Exit.USAGE)
     return TrimtabError(f"collector at {target}: {detail or code.name}")

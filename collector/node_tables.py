@@ -44,29 +44,45 @@ def _state(node: pb.Node, now_unix_ns: int) -> str:
 
 def nodes_table(reply: pb.NodesReply) -> Table:
     """One row a node."""
-    headings = ("node", "instances", "GPUs", "state", "last window", "windows", "duplicates", "lost", "refused")
-    table = Table(*headings, "clock error", "last refusal", header_style="bold")
+    headings = (
+        "node",
+        "state",
+        "last window",
+        "instances",
+        "GPUs",
+        "windows",
+        "duplicates",
+        "lost",
+        "refused",
+        "clock",
+    )
+    table = Table(*headings, header_style="bold", box=None, pad_edge=False)
     for node in reply.nodes:
         state = _state(node, reply.now_unix_ns)
         last = node.last_window_unix_ns
         error = node.clock_error_seconds
         table.add_row(
             Text(node.name),
-            str(len(node.instances)),
-            str(node.gpus),
             Text(state, style={"connected": "green", "silent": "yellow"}.get(state, "red")),
             _duration((reply.now_unix_ns - last) / 1e9) + " ago" if last else "–",
-            *(str(count) for count in (node.windows, node.duplicates, node.lost, node.refused)),
+            *(str(count) for count in (len(node.instances), node.gpus, node.windows, node.duplicates)),
+            *(Text(str(count), style="red" if count else "") for count in (node.lost, node.refused)),
             Text(f"{error:+.3f} s", style="red" if abs(error) > ERROR_SECONDS_MAX else ""),
-            Text(printable(node.last_refusal) or "–"),
         )
     return table
+
+
+def refusals(reply: pb.NodesReply) -> list[Text]:
+    """A line for each node that had a window refused: why the last one was."""
+    return [
+        Text(f"{n.name}: last refusal: {printable(n.last_refusal)}", style="red") for n in reply.nodes if n.last_refusal
+    ]
 
 
 def instances_table(instances: Sequence[pb.InstanceState]) -> Table:
     """One row an instance."""
     headings = ("instance", "model", "requests/s", "p50", "p99", "errors", "score", "incident")
-    table = Table(*headings, header_style="bold")
+    table = Table(*headings, header_style="bold", box=None, pad_edge=False)
     for i in sorted(instances, key=lambda i: i.id):
         table.add_row(
             Text(printable(i.id)),

@@ -6,11 +6,11 @@ import numpy as np
 
 from trimtab.actuator.state import State, Vector
 
-BAND = 1.3
-"""Up to this many times the peers' latency is equal. Noise widens it: a mean of n requests is known to about 1/sqrt(n)."""
+BAND = 1.5
+"""Up to this many times the peers' latency is equal. Noise widens it: a mean of n requests is known to about 1/sqrt(n), and three times that is not yet news."""
 STALE_SECONDS = 10.0
-_MEMORY = 0.8
-"""What a second is worth a second later: about five seconds count."""
+_MEMORY = 0.93
+"""What a second is worth a second later: about fifteen seconds count, longer than what a busy host does to one of two equal instances."""
 
 
 class Proportional:
@@ -32,7 +32,7 @@ class Proportional:
         weight = np.ones(len(state))
         if judged.sum() >= 2:
             ratio = latency[judged] / _median_of_others(latency[judged])
-            weight[judged] = np.minimum(1, (BAND + 2 / np.sqrt(requests[judged])) / ratio)
+            weight[judged] = np.minimum(1, (BAND + 3 / np.sqrt(requests[judged])) / ratio)
         weight *= np.where(fresh & (errors > 0), (1 - errors) ** 2, 1)
         weight[state.degraded & fresh] = 0
         best = weight.max(initial=0)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import msgspec
 
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.settings import state_dir
@@ -56,7 +57,9 @@ def actuator(settings: Settings, state: Path | None) -> None:
     """Follow the collector, and move the balancers' weights within the guard."""
     from trimtab.actuator.server import run  # noqa: PLC0415
 
-    run(settings.actuator, settings.tls, _below(state, "actuator"), SystemClock(), _until_told(), _ready("actuator"))
+    # Agent and actuator of one host go by one name, or the actuator would not know this host's loopback addresses for its own.
+    own = msgspec.structs.replace(settings.actuator, node=settings.actuator.node or settings.agent.node)
+    run(own, settings.tls, _below(state, "actuator"), SystemClock(), _until_told(), _ready("actuator"))
 
 
 def _below(state: Path | None, service: str) -> Path:

@@ -1,0 +1,37 @@
+"""What of the agent works on this host: every collector is opened for a moment, and instances are looked for."""
+
+from __future__ import annotations
+
+from trimtab import Check
+from trimtab.agent.bpf.capability import what_is_missing
+from trimtab.agent.clock import SystemClock
+from trimtab.agent.instances import Discovery
+from trimtab.agent.registry import Collector, Host, Unavailable, discover
+from trimtab.agent.settings import default_node
+
+
+def checks() -> list[Check]:
+    """eBPF in detail, every collector, and the serving instances found."""
+    host = Host(default_node(), SystemClock())
+    return [*what_is_missing(), *(_opens(collector(), host) for collector in discover()), _instances(host)]
+
+
+def _opens(collector: Collector, host: Host) -> Check:
+    name = f"signals: {collector.name}"
+    try:
+        collector.open(host)
+    except Unavailable as why:
+        # No GPU is no fault of a host without one.
+        return Check(name, None if collector.name == "gpu" else False, f"unknown: {why.reason}", why.remedy)
+    collector.close()
+    return Check(name, True, ", ".join(sorted({signal.kind for signal in collector.signals})))
+
+
+def _instances(host: Host) -> Check:
+    found = Discovery(host.node).find(host.clock.monotonic())
+    if found:
+        return Check(
+            "serving instances", True, ", ".join(f"{i.id} ({i.runtime}: {i.model or 'no model'})" for i in found)
+        )
+    remedy = "start TorchServe, or run as a user who may read the other processes' /proc"
+    return Check("serving instances", None, "none found on this host", remedy)
