@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from trimtab.agent.settings import Positive, PositiveInt, Section
+from typing import Annotated
+
+import msgspec
+
+from trimtab.agent.settings import Positive, PositiveInt, Ratio, Section
+
+Factor = Annotated[float, msgspec.Meta(gt=1)]
 
 
 class DetectorSettings(Section, frozen=True):
@@ -10,9 +16,20 @@ class DetectorSettings(Section, frozen=True):
 
     warmup_windows: PositiveInt = 30
     """Healthy windows of an instance before its own history counts."""
-    open_seconds: Positive = 4.0
-    """How long an instance must be anomalous before an incident opens."""
+    open_seconds: Positive = 7.0
+    """How long an instance must be anomalous before an incident opens; twice as long with fewer than two peers,
+    three times with nobody to compare with."""
+    common_open_seconds: Positive = 30.0
+    """How long all instances of a model or a node must be anomalous together before an incident of the model or the node opens."""
     resolve_seconds: Positive = 60.0
     """How long it must be normal again before the incident is resolved."""
     stale_seconds: Positive = 10.0
     """Age of the last window beyond which nothing is known of an instance."""
+    latency_factor_min: Factor = 1.5
+    """How many times slower than usual is bad."""
+    common_latency_factor_min: Factor = 2.0
+    """The same where all instances of a model or a node are slower together, as they are whenever the host of a virtual machine is busy."""
+    latency_seconds_min: Positive = 0.005
+    """How much slower it must be at the least, seconds."""
+    error_ratio_min: Ratio = 0.05
+    """Share of errors, beyond the usual, that is bad."""

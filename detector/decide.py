@@ -1,0 +1,279 @@
+"""From scores to "degraded": large enough to matter, different from the peers, and for long enough."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.detector.base import Matrix
+from trimtab.detector.features import FEATURES, SCALE_FLOORS, Readings
+from trimtab.detector.own import Own
+from trimtab.detector.peers import Peers, peers_median
+from trimtab.detector.robust import Array
+from trimtab.detector.settings import DetectorSettings
+
+Bools = NDArray[np.bool_]
+TYPICAL, TAIL, ERRORS = range(len(FEATURES))
+ERRORS_MIN = 3
+# Share of the last ticks that must be bad, so that one good second does not hide a fault, nor one bad second make one.
+_MOST = 0.8
+_SHARE_OF_GROUP = 2 / 3
+# An instance that was never seen to serve may still be loading its model.
+_LOADING_FACTOR = 15.0
+# With too few peers, or with nobody at all to compare with, only that it lasts tells a fault from a busy host.
+_FEW_FACTOR, _ALONE_FACTOR = 2.0, 3.0
+# A slot alone is judged a little more gently than the merge, for it is noisier.
+_NEWEST_FLOOR = 0.7
+# When one request in ten is slow, not every second has one.
+_TAIL_FACTOR, _MOST_OF_TAIL = 2.0, 0.6
+# What has to be left of the effect for "not yet normal".
+_LATENCY_FACTOR_LEFT = 1.25
+_FLAGS = SHARP, LONG, HARD = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What is thought of each instance now, every array [instances]."""
+
+    score: Array
+    """float32 in [0, 1]: anomalous by its own history and, where it has peers, by theirs; NaN while that is not known."""
+    by_own: Array
+    """float32 in [0, 1]: by its own history alone."""
+    fresh: Bools
+    worse: Bools
+    """Far from its own history; its peers may be too."""
+    alone: Bools
+    """Far from its own history, and from its peers where it has them."""
+    opens: Bools
+    """Alone, and for long enough."""
+    common: Bools
+    """Worse by so much that it counts as a sign that all are."""
+    lingers: Bools
+    """Not yet back to normal."""
+    unknown: Bools
+    """Nothing is known of latency or errors: it is drained, idle or silent."""
+    expected: Matrix
+    """What its own history says its features should be."""
+    peers: Matrix
+    """The median of its peers now."""
+
+
+class Judge:
+    """Remembers the last verdicts, to tell what lasts. Rows are instances, as in `Detector`."""
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        self._settings = settings
+        slower = math.log(settings.latency_factor_min)
+        self._margins = np.asarray([slower, slower, settings.error_ratio_min], dtype=np.float32)
+        self._own = Own(SCALE_FLOORS, settings.warmup_windows)
+        self._peers = Peers(SCALE_FLOORS, settings.warmup_windows)
+        longest = max(settings.common_open_seconds, _LOADING_FACTOR * (settings.open_seconds + 1))
+        self._depth = min(1024, math.ceil(longest) + 2)
+        self._ring = np.zeros((len(_FLAGS), 0, self._depth), dtype=np.bool_)
+        self._newest = np.zeros(0, dtype=np.int64)
+
+    def resize(self, instances: int) -> None:
+        """Room for this many rows."""
+        more = instances - len(self._newest)
+        self._own.resize(instances)
+        self._peers.resize(instances)
+        self._ring = np.concatenate([self._ring, np.zeros((len(_FLAGS), more, self._depth), dtype=np.bool_)], axis=1)
+        self._newest = np.concatenate([self._newest, np.full(more, -1, dtype=np.int64)])
+
+    def forget(self, rows: NDArray[np.int64]) -> None:
+        """These rows now stand for other instances."""
+        self._own.forget(rows)
+        self._peers.forget(rows)
+        self._ring[:, rows] = False
+        self._newest[rows] = -1
+
+    def learn(self, readings: Readings, groups: NDArray[np.int64], verdicts: Verdicts, excluded: Bools) -> None:
+        """Take the instances that look healthy as examples; `excluded` are those that an open incident speaks of."""
+        window, fresh = readings.matrix(), verdicts.fresh & self._advanced(readings)
+        by_peers = self._peers.score(window, groups)
+        by_own = self._own.score(window, groups)
+        # A shift that the peers share is learnt, or a slow change of the load would never become usual.
+        suspicious = np.where(np.isnan(by_peers), by_own >= 0.5, by_peers >= 0.5)
+        healthy = fresh & ~suspicious & ~excluded & ~readings.dead & ~readings.silent
+        self._own.learn(window, groups, healthy)
+        self._peers.learn(window, groups, healthy)
+        self._newest = np.maximum(self._newest, readings.newest)
+
+    def judge(self, readings: Readings, groups: NDArray[np.int64], nodes: NDArray[np.int64]) -> Verdicts:
+        """What to think of the instances now; `groups` and `nodes` are int64 [instances], equal for peers and for node mates."""
+        settings, window = self._settings, readings.matrix()
+        fresh = readings.age_seconds <= settings.stale_seconds + readings.slot_seconds
+        by_own, by_peers = self._own.score(window, groups), self._peers.score(window, groups)
+        expected, of_peers = self._own.expected(window, groups), self._peers.expected(window, groups)
+        odd = np.zeros(window.shape, dtype=np.bool_)
+        apart = np.ones(window.shape, dtype=np.bool_)
+        for feature in range(len(FEATURES)):
+            only = np.where(np.arange(len(FEATURES)) == feature, window, np.nan)
+            odd[:, feature] = self._own.score(only, groups) >= 0.5
+            peers = self._peers.score(only, groups)
+            apart[:, feature] = np.isnan(peers) | (peers >= 0.5)
+        odd &= fresh[:, None] & self._matters(readings, window, expected, settings.latency_factor_min)
+        large = odd & self._matters(readings, window, expected, settings.common_latency_factor_min)
+        matters_to_peers = self._matters(readings, window, of_peers, settings.latency_factor_min)
+        sole = odd & apart & (np.isnan(of_peers) | matters_to_peers)
+        hard = fresh & (readings.dead | readings.silent)
+        no_peers = np.isnan(by_peers)
+        unusual = np.where(fresh[:, None], window - expected, np.nan)
+        of_mates = np.fmax(_mean_of_others(unusual, groups), _mean_of_others(unusual, nodes))
+        sole &= ~(no_peers[:, None] & (unusual - of_mates < self._margins))
+        slow = self._slow_now(readings, window, groups, nodes, expected, of_peers, sole)
+        # Peers elsewhere know nothing of this host: what its other instances suffer from as well may be only noise of the host.
+        with_node = ~(sole & ~(unusual - _mean_of_others(unusual, nodes) < self._margins)).any(axis=1)
+        alone = no_peers & np.isnan(of_mates).all(axis=1)
+        patience = np.where(alone, _ALONE_FACTOR, np.where(no_peers | with_node, _FEW_FACTOR, 1.0))
+        both = np.where(no_peers, by_own, np.minimum(by_own, by_peers))
+        return Verdicts(
+            score=np.where(hard, 1, np.where(fresh, both, np.nan)).astype(np.float32),
+            by_own=np.where(hard, 1, by_own).astype(np.float32),
+            fresh=fresh,
+            worse=odd.any(axis=1) | hard,
+            alone=sole.any(axis=1) | hard,
+            opens=self._lasting(readings, sole, slow, hard, patience),
+            common=large.any(axis=1) | hard,
+            lingers=hard | (fresh & self._lingers(readings, window, expected, groups)),
+            unknown=~hard & ~(fresh & ~np.isnan(window).all(axis=1)),
+            expected=expected,
+            peers=peers_median(window, groups),
+        )
+
+    def _advanced(self, readings: Readings) -> Bools:
+        advanced: Bools = readings.newest > self._newest
+        return advanced
+
+    def _matters(self, readings: Readings, window: Matrix, expected: Matrix, factor: float) -> Bools:
+        """Whether a feature is so far above `expected` that a user would mind."""
+        out = np.zeros(window.shape, dtype=np.bool_)
+        for feature in (TYPICAL, TAIL):
+            now, before = window[:, feature], expected[:, feature]
+            more = np.exp(now) - np.exp(before) >= self._settings.latency_seconds_min
+            out[:, feature] = (now - before >= math.log(factor)) & more
+        enough = readings.errors >= ERRORS_MIN - 0.5
+        out[:, ERRORS] = (window[:, ERRORS] - expected[:, ERRORS] >= self._settings.error_ratio_min) & enough
+        return out
+
+    def _slow_now(
+        self,
+        readings: Readings,
+        window: Matrix,
+        groups: NDArray[np.int64],
+        nodes: NDArray[np.int64],
+        expected: Matrix,
+        of_peers: Matrix,
+        sole: Bools,
+    ) -> Bools:
+        """bool [instances, 2]: whether the newest slot by itself is slow; where it holds too few requests, what the merge says."""
+        newest, latency = np.stack([readings.latency_log_newest, readings.tail_log_newest], axis=1), slice(0, TAIL + 1)
+        usual, floor = expected[:, latency], _NEWEST_FLOOR * math.log(self._settings.latency_factor_min)
+        usual_difference = of_peers[:, latency] - peers_median(window, groups)[:, latency]
+        reference = peers_median(newest, groups) + usual_difference
+        of_mates = np.fmax(_mean_of_others(newest - usual, groups), _mean_of_others(newest - usual, nodes))
+        reference = np.where(np.isnan(reference), usual + of_mates, reference)
+        slow = (newest >= usual + floor) & ~(newest < reference + floor)
+        judged: Bools = np.where(np.isnan(newest), sole[:, latency], slow)
+        return judged
+
+    def _lasting(
+        self, readings: Readings, sole: Bools, slow: Bools, hard: Bools, patience: NDArray[np.float64]
+    ) -> Bools:
+        """Which rows are bad now and were so in most of the last ticks."""
+        advanced = self._advanced(readings)
+        self._ring[:, advanced] = np.roll(self._ring[:, advanced], 1, axis=2)
+        failing = sole[:, ERRORS] & ~(readings.errors_recent <= 0)
+        sharp: Bools = slow[:, TYPICAL] | failing
+        self._ring[:, advanced, 0] = np.stack([sharp, slow[:, TAIL], hard])[:, advanced]
+        patience *= self._settings.open_seconds + 1
+        loading = np.where(readings.served, 1.0, _LOADING_FACTOR)
+        # A single second is noisy, and the merge remembers a blip for seconds after it is over: both must say so.
+        return (
+            (sharp & (sole[:, TYPICAL] | sole[:, ERRORS]) & self._most(SHARP, patience, readings))
+            | (sole[:, TAIL] & self._most(LONG, _TAIL_FACTOR * patience, readings, _MOST_OF_TAIL))
+            | (hard & self._most(HARD, self._settings.open_seconds * loading, readings))
+        )
+
+    def _most(self, flag: int, seconds: NDArray[np.float64], readings: Readings, share: float = _MOST) -> Bools:
+        with np.errstate(invalid="ignore"):
+            ticks = np.ceil(np.nan_to_num(seconds / readings.slot_seconds, nan=self._depth))
+        ticks = np.clip(ticks, 2, self._depth).astype(np.int64)
+        counts = np.cumsum(self._ring[flag], axis=1, dtype=np.int64)
+        most: Bools = np.take_along_axis(counts, ticks[:, None] - 1, axis=1)[:, 0] >= share * ticks
+        return most
+
+    def _lingers(self, readings: Readings, window: Matrix, expected: Matrix, groups: NDArray[np.int64]) -> Bools:
+        """Whether an instance that was degraded still is; after a restart only its peers can tell."""
+        peers = peers_median(window, groups)
+        usual = np.where(np.isnan(expected), peers, expected)
+        tail = self._matters(readings, window, usual, self._settings.latency_factor_min)[:, TAIL]
+        typical = window[:, TYPICAL] - usual[:, TYPICAL] >= math.log(_LATENCY_FACTOR_LEFT)
+        errors = window[:, ERRORS] - np.nan_to_num(usual[:, ERRORS]) >= self._settings.error_ratio_min / 2
+        slow_peers = peers[:, TYPICAL] + math.log(_LATENCY_FACTOR_LEFT) >= window[:, TYPICAL]
+        lingers: Bools = errors | ((tail | typical) & ~slow_peers)
+        return lingers
+
+
+def _mean_of_others(values: NDArray[Any], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """float64 [rows, columns]: the mean of what is known of the other rows of the group; NaN where nothing is."""
+    known = ~np.isnan(values)
+    total = np.zeros((int(groups.max(initial=-1)) + 1, values.shape[1]))
+    count = np.zeros_like(total)
+    np.add.at(total, groups, np.where(known, values, 0))
+    np.add.at(count, groups, known)
+    others = count[groups] - known
+    rest = total[groups] - np.where(known, values, 0)
+    mean: NDArray[np.float64] = np.divide(rest, others, out=np.full_like(rest, np.nan), where=others > 0)
+    return mean
+
+
+class Common:
+    """Tells when all instances of a model, or of a node, are worse together."""
+
+    def __init__(self, settings: DetectorSettings) -> None:
+        self._ticks = max(2, math.ceil(settings.common_open_seconds))
+        self._last: dict[str, deque[bool]] = {}
+
+    def observe(
+        self, verdicts: Verdicts, models: Sequence[str], nodes: Sequence[str]
+    ) -> list[tuple[str, NDArray[np.int64]]]:
+        """Take note of this tick; the subjects that are lastingly worse as a whole, "NODE" or "model NAME", with their rows."""
+        rows = np.flatnonzero(verdicts.fresh)
+        members: dict[str, list[int]] = {}
+        for row in rows.tolist():
+            members.setdefault(nodes[row], []).append(row)
+            if models[row]:
+                members.setdefault(f"model {models[row]}", []).append(row)
+        members = {subject: group for subject, group in members.items() if len(group) > 1}
+        now = {s: bool(verdicts.common[group].mean() >= _SHARE_OF_GROUP) for s, group in members.items()}
+        self._last = {s: self._last.get(s, deque(maxlen=self._ticks)) for s in members}
+        for subject, ill in now.items():
+            self._last[subject].append(ill)
+        lasting = [s for s in members if now[s] and sum(self._last[s]) >= _MOST * self._ticks]
+        return _widest(lasting, members, verdicts.common, rows, models)
+
+
+def _widest(
+    lasting: list[str], members: dict[str, list[int]], ill: Bools, known: NDArray[np.int64], models: Sequence[str]
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """One subject for one fault: the node where others are well or several models suffer, else the model."""
+    covered: set[int] = set()
+    found: list[tuple[str, NDArray[np.int64]]] = []
+    for subject in sorted(lasting, key=lambda s: s.startswith("model ")):
+        group = members[subject]
+        if subject.startswith("model "):
+            fits = not {row for row in group if ill[row]} <= covered
+        else:
+            others = np.setdiff1d(known, group)
+            fits = len({models[row] for row in group}) > 1 or (bool(len(others)) and float(np.mean(ill[others])) < 0.5)
+        if fits:
+            covered.update(group)
+            found.append((subject, np.asarray(group, dtype=np.int64)))
+    return found

@@ -1,0 +1,171 @@
+"""How `trimtab incidents` shows an incident: tables for people, plain objects for programs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.node_tables import printable
+from trimtab.detector.quantity import quantity
+
+_BARS = "▁▂▃▄▅▆▇█"
+_ONSET = "┊"
+_TIMES = ("since_unix_ns", "opened_unix_ns", "resolved_unix_ns")
+
+
+def as_object(incident: pb.Incident) -> dict[str, Any]:
+    """JSON as the message has it, with null for what is unknown or not yet."""
+    found = MessageToDict(incident, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    out: dict[str, Any] = _known(found)
+    out["status"] = _status(incident)
+    for name in _TIMES:
+        out[name] = getattr(incident, name) or None
+    for cause, message in zip(out["causes"], incident.causes, strict=True):
+        for evidence, told in zip(cause["evidence"], message.evidence, strict=True):
+            evidence["changed_unix_ns"] = told.changed_unix_ns or None
+    return out
+
+
+def table(incidents: Iterable[pb.Incident], now_unix_ns: int) -> Table:
+    """One row an incident."""
+    out = Table("incident", "status", "subject", "since", "lasted", "symptom", "cause", header_style="bold")
+    for incident in incidents:
+        out.add_row(
+            incident.id, _status_text(incident), Text(printable(incident.subject)), clock(incident.since_unix_ns),
+            _lasted(incident, now_unix_ns), Text(printable(incident.symptom)), _cause_text(incident),
+        )  # fmt: skip
+    return out
+
+
+def line(incident: pb.Incident, now_unix_ns: int) -> Text:
+    """One line about a change of an incident."""
+    told = (clock(now_unix_ns), incident.id, printable(incident.subject), printable(incident.symptom))
+    when, name, subject, symptom = map(Text, told)
+    return Text("  ").join([when, name, _status_text(incident), subject, symptom, _cause_text(incident)])
+
+
+def panel(incident: pb.Incident, now_unix_ns: int) -> RenderableType:
+    """Everything about one incident: what, since when, how bad, why, and what to do."""
+    head = Table.grid(padding=(0, 2))
+    again = f", came back {incident.reopened} ×" if incident.reopened else ""
+    rows: list[tuple[str, RenderableType]] = [
+        ("subject", Text(printable(incident.subject), style="bold")),
+        ("model", Text(printable(incident.model) or "–")),
+        ("symptom", Text(printable(incident.symptom))),
+        ("status", _status_text(incident) + Text(again)),
+        (
+            "since",
+            f"{clock(incident.since_unix_ns)}, noticed {_seconds(incident.opened_unix_ns - incident.since_unix_ns)} later",
+        ),
+        ("lasted", _lasted(incident, now_unix_ns)),
+        ("score", "unknown" if math.isnan(incident.score) else f"{incident.score:.2f} of 1"),
+    ]
+    for name, value in rows:
+        head.add_row(Text(name, style="dim"), value)
+    causes = [
+        part for rank, cause in enumerate(incident.causes) for part in _cause(cause, incident.since_unix_ns, rank)
+    ]
+    body = Group(head, *(causes or [Text("\nno cause was found yet", style="dim")]))
+    return Panel(body, title=f"incident {incident.id}", border_style=_style(incident), expand=False)
+
+
+def _cause(cause: pb.Cause, since_unix_ns: int, rank: int) -> list[RenderableType]:
+    title = Text.assemble(
+        ("\ncause  " if rank == 0 else "\nor     ", "dim"),
+        (printable(cause.mechanism), "bold red" if rank == 0 else "bold"),
+        f"  {cause.confidence:.0%}  {printable(cause.subject)}\n",
+        printable(cause.summary),
+    )
+    if rank > 0:
+        return [title]
+    parts: list[RenderableType] = [title]
+    if cause.evidence:
+        parts.append(_evidence(cause.evidence, since_unix_ns))
+    return [*parts, Text.assemble(("remedy ", "dim"), printable(cause.remedy))]
+
+
+def _evidence(evidence: Sequence[pb.Evidence], since_unix_ns: int) -> Table:
+    out = Table("evidence", "on", "before", "after", "peers", "deviation", "changed", "course", header_style="bold")
+    for each in evidence:
+        if each.event:
+            out.add_row(
+                Text(printable(each.event)), Text(printable(each.subject)), *["–"] * 4, clock(each.changed_unix_ns), ""
+            )
+            continue
+        values = [quantity(value, each.unit) for value in (each.before, each.after, each.peers)]
+        deviation = "–" if math.isnan(each.deviation) else f"{each.deviation:+.0f} σ"
+        out.add_row(
+            Text(printable(each.signal)), Text(printable(each.subject)), *values, deviation,
+            _relative(each.changed_unix_ns, since_unix_ns), sparkline(each.course),
+        )  # fmt: skip
+    return out
+
+
+def sparkline(course: Sequence[float], width: int = 32) -> str:
+    """The course in bars, its middle, the onset, marked; a gap where nothing is known."""
+    step = max(1, math.ceil(len(course) / width))
+    cells = [[v for v in course[k : k + step] if math.isfinite(v)] for k in range(0, len(course), step)]
+    means = [sum(cell) / len(cell) if cell else math.nan for cell in cells]
+    known = [m for m in means if not math.isnan(m)]
+    low, span = (min(known), max(known) - min(known)) if known else (0.0, 0.0)
+    bars = [" " if math.isnan(m) else _BARS[round((m - low) / span * 7) if span else 0] for m in means]
+    middle = (len(course) // 2) // step
+    return "".join([*bars[:middle], _ONSET, *bars[middle:]]).rstrip()
+
+
+def clock(unix_ns: int) -> str:
+    """Local date and time."""
+    return datetime.fromtimestamp(unix_ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S") if unix_ns else "–"
+
+
+def _relative(unix_ns: int, since_unix_ns: int) -> str:
+    return f"{(unix_ns - since_unix_ns) / 1e9:+.0f} s"
+
+
+def _lasted(incident: pb.Incident, now_unix_ns: int) -> str:
+    return _seconds((incident.resolved_unix_ns or now_unix_ns) - incident.since_unix_ns)
+
+
+def _seconds(nanoseconds: int) -> str:
+    seconds = max(0, round(nanoseconds / 1e9))
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds // unit} {name}"
+    return f"{seconds} s"
+
+
+def _status(incident: pb.Incident) -> str:
+    return "open" if incident.status == pb.Incident.STATUS_OPEN else "resolved"
+
+
+def _style(incident: pb.Incident) -> str:
+    return "red" if incident.status == pb.Incident.STATUS_OPEN else "green"
+
+
+def _status_text(incident: pb.Incident) -> Text:
+    return Text(_status(incident), style=_style(incident))
+
+
+def _cause_text(incident: pb.Incident) -> Text:
+    if not incident.causes:
+        return Text("–", style="dim")
+    cause = incident.causes[0]
+    return Text.assemble((printable(cause.mechanism), "bold"), f" {cause.confidence:.0%}")
+
+
+def _known(value: Any) -> Any:
+    """protobuf writes NaN as text; unknown is null."""
+    if isinstance(value, dict):
+        return {key: _known(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_known(item) for item in value]
+    return None if value == "NaN" else value

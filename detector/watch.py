@@ -1,0 +1,193 @@
+"""The analysis that the collector runs: windows in, incidents and the state of the fleet out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.analysis import Journal
+from trimtab.collector.window import Window
+from trimtab.detector.decide import ERRORS, Common, Judge, Verdicts
+from trimtab.detector.explain import Explainer
+from trimtab.detector.features import Readings, read
+from trimtab.detector.fleet import state
+from trimtab.detector.force import in_force
+from trimtab.detector.history import INSTANCE, History
+from trimtab.detector.incident import Finding, Incidents, Open
+from trimtab.detector.onset import onset, symptom
+from trimtab.detector.rows import Rows
+from trimtab.detector.settings import DetectorSettings
+
+log = logging.getLogger(__name__)
+
+SILENT_SECONDS_MAX = 600.0
+"""An instance that is silent for longer is forgotten."""
+# While its evidence still grows, an incident is explained anew this often, for so long.
+_EXPLAIN_SECONDS = 3.0
+_GATHER_SECONDS = 30.0
+
+
+class Watch:
+    """See `trimtab.collector.analysis.Analysis`."""
+
+    def __init__(self, settings: DetectorSettings, explainer: Explainer, history_seconds: float) -> None:
+        self._settings, self._explainer = settings, explainer
+        self._history = History(history_seconds)
+        self._judge, self._common = Judge(settings), Common(settings)
+        self._incidents = Incidents(settings)
+        self._rows = Rows()
+        self._explained: dict[str, tuple[int, int]] = {}
+        self._last_tick_ns: int | None = None
+        self._ignored = 0
+
+    def start(self, journal: Journal, changed: Callable[[pb.Incident], None]) -> None:
+        self._incidents.start(journal, changed)
+
+    def observe(self, windows: Sequence[Window]) -> None:
+        for window in windows:
+            self._history.observe(window)
+
+    def tick(self, now_unix_ns: int) -> pb.FleetState:
+        seconds = min(10.0, max(0.0, (now_unix_ns - (self._last_tick_ns or now_unix_ns)) / 1e9))
+        self._last_tick_ns = now_unix_ns
+        self._take_stock(now_unix_ns)
+        readings = read(self._history, self._rows.ids, now_unix_ns, self._settings.stale_seconds)
+        verdicts = self._judge.judge(readings, self._rows.groups, self._rows.node_groups)
+        for subject, rows in self._common.observe(verdicts, self._rows.models, self._rows.nodes):
+            self._raise_common(subject, rows, readings, verdicts, now_unix_ns)
+        for row in np.flatnonzero(verdicts.opens).tolist():
+            self._raise_instance(row, readings, verdicts, now_unix_ns)
+        self._explain(now_unix_ns, readings, verdicts)
+        self._settle(verdicts, seconds, now_unix_ns)
+        self._judge.learn(readings, self._rows.groups, verdicts, self._excluded())
+        return state(self._history, self._rows, readings, verdicts, self._incidents.open, now_unix_ns)
+
+    def _take_stock(self, now_unix_ns: int) -> None:
+        """Which instances there are."""
+        self._history.forget(now_unix_ns, SILENT_SECONDS_MAX)
+        instances = {}
+        for node in self._history.nodes.values():
+            table = node.tables.get(INSTANCE)
+            reach = (now_unix_ns - SILENT_SECONDS_MAX * 1e9) / node.slot_ns
+            for row, instance in enumerate(table.ids if table else ()):
+                if table and table.seen[row] >= reach:
+                    instances[instance] = table.labels[instance].get("model", "")
+        forgotten = self._rows.update(instances)
+        self._judge.forget(forgotten)
+        self._judge.resize(len(self._rows.ids))
+        if self._history.ignored > self._ignored:
+            log.info("%d windows were too old to judge by", self._history.ignored - self._ignored)
+            self._ignored = self._history.ignored
+
+    def _raise_common(
+        self, subject: str, rows: NDArray[np.int64], readings: Readings, verdicts: Verdicts, now_unix_ns: int
+    ) -> None:
+        members = [self._rows.ids[row] for row in rows.tolist()]
+        ill = [row for row in rows.tolist() if verdicts.common[row]]
+        models, nodes = {self._rows.models[row] for row in ill}, {self._rows.nodes[row] for row in ill}
+        # An instance that is drained loads the others, and a node's fault is its models' too: neither is a second fault.
+        if self._open_about(subject, [*members, *nodes, *(f"model {model}" for model in models)]):
+            return
+        finding = Finding(
+            subject=subject,
+            node=nodes.pop() if len(nodes) == 1 else "",
+            model=models.pop() if len(models) == 1 else "",
+            since_unix_ns=self._onset(ill, readings, verdicts, now_unix_ns),
+            symptom=symptom(readings, verdicts, ill),
+            score=float(np.nanmax(verdicts.by_own[ill], initial=0)),
+        )
+        self._open(finding, now_unix_ns)
+
+    def _raise_instance(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> None:
+        instance, node = self._rows.ids[row], self._rows.nodes[row]
+        mates = [r for r in self._rows.members(node) if verdicts.fresh[r]]
+        ill = [r for r in mates if verdicts.alone[r]]
+        # When all of a node's instances stick out from their peers at once, the fault is the node's.
+        whole = len(mates) > 1 and len(ill) == len(mates)
+        subject, rows = (node, ill) if whole else (instance, [row])
+        about = [subject, instance, node, f"model {self._rows.models[row]}"]
+        if any(s in self._incidents.open for s in about) or (
+            whole and self._open_about(node, [self._rows.ids[r] for r in ill])
+        ):
+            return
+        models = {self._rows.models[r] for r in rows}
+        finding = Finding(
+            subject=subject,
+            node=node,
+            model=models.pop() if len(models) == 1 else "",
+            since_unix_ns=self._onset(rows, readings, verdicts, now_unix_ns),
+            symptom=symptom(readings, verdicts, rows),
+            score=float(np.nanmax(verdicts.score[rows], initial=0)),
+        )
+        self._open(finding, now_unix_ns)
+
+    def _open_about(self, subject: str, members: Sequence[str]) -> bool:
+        return any(s in self._incidents.open for s in (subject, *members))
+
+    def _onset(self, rows: Sequence[int], readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> int:
+        at = list(rows)
+        excess = readings.error_ratio[at] - np.nan_to_num(verdicts.expected[at, ERRORS])
+        signals = ["request_latency"]
+        if (readings.dead[at] | readings.silent[at]).all():
+            signals = ["workers_ready", "runtime_answers"]
+        elif np.nan_to_num(excess).max() >= self._settings.error_ratio_min:
+            signals = ["error_ratio"]
+        instances = [self._rows.ids[row] for row in at]
+        well = self._well(instances[0], verdicts) if len(at) == 1 else []
+        # Those of its own node tell best which noise was not its own.
+        near = [peer for peer in well if peer.startswith(f"{self._rows.nodes[at[0]]}/")]
+        return onset(self._history, instances, near or well, signals, now_unix_ns)
+
+    def _well(self, subject: str, verdicts: Verdicts) -> list[str]:
+        """The peers of an instance that are not worse than they were."""
+        return [peer for peer in self._rows.peers(subject) if not verdicts.worse[self._rows.row[peer]]]
+
+    def _open(self, finding: Finding, now_unix_ns: int) -> None:
+        entry = self._incidents.raise_(finding, now_unix_ns)
+        log.warning("incident %s: %s: %s", entry.incident.id, finding.subject, finding.symptom)
+
+    def _explain(self, now_unix_ns: int, readings: Readings, verdicts: Verdicts) -> None:
+        """Look for the causes of what opened lately."""
+        for subject, entry in self._incidents.open.items():
+            first, last = self._explained.get(subject, (now_unix_ns, 0))
+            if now_unix_ns - first > _GATHER_SECONDS * 1e9 or now_unix_ns - last < _EXPLAIN_SECONDS * 1e9:
+                continue
+            rows = self._rows.members(subject)
+            if not any(verdicts.fresh[row] for row in rows):
+                continue
+            self._explained[subject] = first, now_unix_ns
+            peers = self._well(subject, verdicts)
+            causes = self._explainer.explain(self._history, subject, entry.incident.since_unix_ns, peers)
+            scores = verdicts.score[rows]
+            worst = float(np.nanmax(scores)) if np.isfinite(scores).any() else np.nan
+            last_time = now_unix_ns - first > (_GATHER_SECONDS - _EXPLAIN_SECONDS) * 1e9
+            self._incidents.gather(subject, worst, symptom(readings, verdicts, rows), causes, last_time)
+        self._explained = {s: v for s, v in self._explained.items() if s in self._incidents.open}
+
+    def _settle(self, verdicts: Verdicts, seconds: float, now_unix_ns: int) -> None:
+        for subject, entry in list(self._incidents.open.items()):
+            rows = self._rows.members(subject)
+            causes = entry.incident.causes
+            force = in_force(self._history, causes[0]) if causes else False
+            unknown = bool(verdicts.unknown[rows].all())
+            known = [row for row in rows if not verdicts.unknown[row]]
+            lingers = bool(known) and bool(verdicts.lingers[known].mean() >= 0.5)
+            clear = force is False if unknown else force is not True
+            self._incidents.settle(subject, lingers, unknown, clear, seconds, now_unix_ns)
+            if subject in self._incidents.open and self._gone(entry, rows, seconds):
+                self._incidents.resolve(subject, now_unix_ns)
+
+    def _gone(self, entry: Open, rows: Sequence[int], seconds: float) -> bool:
+        entry.gone_seconds = 0.0 if rows else entry.gone_seconds + seconds
+        return entry.gone_seconds > SILENT_SECONDS_MAX
+
+    def _excluded(self) -> NDArray[np.bool_]:
+        """bool [rows]: instances that an open incident speaks of."""
+        excluded = np.zeros(len(self._rows.ids), dtype=np.bool_)
+        for subject in self._incidents.open:
+            excluded[self._rows.members(subject)] = True
+        return excluded

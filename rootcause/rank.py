@@ -1,0 +1,269 @@
+"""Ranks the mechanisms that fit how the signals of a degraded subject moved, against its peers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire import telemetry_pb2 as telemetry
+from trimtab.detector.history import GPU, INSTANCE, NODE, History
+from trimtab.detector.quantity import quantity
+from trimtab.rootcause.evidence import evidence, levels, of_event
+from trimtab.rootcause.movement import Movement, Movements, measure
+from trimtab.rootcause.signatures import (
+    CPU_USED,
+    ERROR_RATIO,
+    LATENCY,
+    NEIGHBOUR_REMEDY,
+    REGRESSION_REMEDY,
+    REQUESTS,
+    RUN_QUEUE,
+    SIGNATURES,
+    SYMPTOMS,
+    UNKNOWN_REMEDY,
+    Sign,
+    Signature,
+)
+
+CAUSES_MAX = 3
+EVIDENCE_MAX = 6
+MEMBERS_MAX = 64
+_EVENT_CONFIDENCE = 0.97
+# A node's signal, when other instances of that node are well and nothing of the instance's own moved with it.
+_NODE_ALONE = 0.6
+# A peer that moved this much as far moved alike.
+_ALIKE = 0.5
+_EVENT_SECONDS_BEFORE = 10.0
+_MEMBERS_SHARE = 0.6
+
+
+@dataclass
+class Case:
+    """One degraded instance, and everything to compare it with."""
+
+    history: History
+    instance: str
+    since_unix_ns: int
+    peers: Sequence[str]
+    _movements: dict[str, Movements | None] = field(default_factory=dict)
+
+    @property
+    def node(self) -> str:
+        return self.instance.partition("/")[0]
+
+    def movements(self, subject: str) -> Movements | None:
+        if subject not in self._movements:
+            self._movements[subject] = measure(self.history, subject, self.since_unix_ns)
+        return self._movements[subject]
+
+    def gpus(self, instance: str) -> list[str]:
+        """The GPUs that an instance uses."""
+        return [
+            gpu
+            for gpu, labels in self.history.all(GPU)
+            if gpu.startswith(f"{instance.partition('/')[0]}/") and instance in labels.get("instances", "").split(",")
+        ]
+
+    def subjects(self, kind: int, instance: str) -> list[str]:
+        """What of this kind the instance stands on."""
+        if kind == GPU:
+            return self.gpus(instance)
+        return [instance] if kind == INSTANCE else [instance.partition("/")[0]]
+
+    def peers_of(self, sign: Sign) -> list[Movement]:
+        """The same signal of the healthy peers that do not share the subject."""
+        mine = self.subjects(sign.kind, self.instance)
+        others = [s for peer in self.peers for s in self.subjects(sign.kind, peer) if s not in mine]
+        found = [m.of(sign.signal) for m in map(self.movements, others) if m is not None]
+        return [movement for movement in found if math.isfinite(movement.after)]
+
+    def moved(self, sign: Sign) -> tuple[Movements, Movement] | None:
+        """The movement that this sign asks for, unless most healthy peers moved alike."""
+        for subject in self.subjects(sign.kind, self.instance):
+            movements = self.movements(subject)
+            if movements is None or not sign.moved(movement := movements.of(sign.signal)):
+                continue
+            changes = [sign.change(peer) for peer in self.peers_of(sign)]
+            alike = [change >= _ALIKE * sign.change(movement) for change in changes]
+            if not alike or sum(alike) < len(alike) / 2:
+                return movements, movement
+        return None
+
+    def evidence(self, sign: Sign, found: tuple[Movements, Movement]) -> pb.Evidence:
+        movements, movement = found
+        return evidence(movements, movement, sign.sparse, sign.scale(movement), self.peers_of(sign))
+
+
+class Ranking:
+    """The explainer of the rootcause floor (see `trimtab.detector.explain.Explainer`)."""
+
+    def explain(self, history: History, subject: str, since_unix_ns: int, peers: Sequence[str]) -> list[pb.Cause]:
+        model = subject.removeprefix("model ")
+        if model == subject and "/" in subject:
+            return _explain_one(Case(history, subject, since_unix_ns, peers))
+        nodes = [i for i, _ in history.all(INSTANCE) if i.startswith(f"{subject}/")]
+        members = history.instances(model) if model != subject else nodes
+        cases = [Case(history, member, since_unix_ns, ()) for member in members[:MEMBERS_MAX]]
+        return _explain_all(cases, subject, with_peers=model == subject)
+
+
+def _explain_one(case: Case) -> list[pb.Cause]:
+    causes = [c for s in SIGNATURES if (c := _fit(case, s)) is not None]
+    causes += _neighbours(case)
+    return _best(causes) or [_unknown(case)]
+
+
+def _explain_all(cases: Sequence[Case], subject: str, with_peers: bool) -> list[pb.Cause]:
+    """What most members have in common."""
+    shared: dict[str, list[pb.Cause]] = {}
+    for case in cases:
+        for signature in SIGNATURES:
+            cause = _fit(case, signature)
+            if cause is not None:
+                shared.setdefault(cause.mechanism, []).append(cause)
+    causes = [
+        max(found, key=lambda c: c.confidence) for found in shared.values() if len(found) >= _MEMBERS_SHARE * len(cases)
+    ]
+    # That all fail, or all are slow, is not what one instance does: it is the model, unless the machine explains it.
+    causes = [c for c in causes if c.mechanism != "fail-fast errors"]
+    for cause in causes:
+        cause.summary = f"{cause.summary}; the same on most instances of {subject}"
+    regression = None if with_peers else _regression(cases, subject)
+    found = _best([*causes, *([regression] if regression else [])])
+    return found or [_unknown(cases[0]) if cases else pb.Cause(subject=subject, mechanism="unknown", confidence=0.1)]
+
+
+def _best(causes: Iterable[pb.Cause]) -> list[pb.Cause]:
+    # The sort is stable: of equals, the more specific comes first.
+    return sorted(causes, key=lambda c: -c.confidence)[:CAUSES_MAX]
+
+
+def _fit(case: Case, signature: Signature) -> pb.Cause | None:
+    """The signature's cause, if it fits."""
+    happened = [of_event(e) for e in _events(case, signature)]
+    needs = [(sign, case.moved(sign)) for sign in signature.needs]
+    leads = [(sign, case.moved(sign)) for sign in signature.leads]
+    leads = [(sign, found) for sign, found in leads if found is not None]
+    if not happened and (not leads or any(found is None for _, found in needs)):
+        return None
+    supports = [(sign, found) for sign in signature.supports if (found := case.moved(sign)) is not None]
+    doubt = (1 - signature.confidence) * (2 / 3) ** len(supports)
+    confidence = 1 - doubt
+    if happened:
+        confidence = max(confidence, _EVENT_CONFIDENCE)
+    elif leads[0][0].kind == NODE and not _own_moved(case, [*leads, *needs, *supports]):
+        confidence *= _NODE_ALONE
+    told: dict[tuple[str, str], pb.Evidence] = {}
+    for sign, found in [*leads, *needs, *supports]:
+        if found is not None:
+            told.setdefault((found[1].subject, sign.signal), case.evidence(sign, found))
+    listed = [*told.values(), *happened][:EVIDENCE_MAX]
+    lead = listed[0]
+    summary = signature.summary.format(
+        subject=lead.subject,
+        instance=case.instance,
+        signal=lead.signal,
+        before=f"{lead.before:.0%}" if lead.signal.endswith("_ratio") else quantity(lead.before, lead.unit),
+        after=f"{lead.after:.0%}" if lead.signal.endswith("_ratio") else quantity(lead.after, lead.unit),
+    )
+    return pb.Cause(
+        subject=lead.subject,
+        mechanism=signature.mechanism,
+        confidence=min(confidence, 0.99),
+        summary=summary,
+        remedy=signature.remedy,
+        evidence=listed,
+    )
+
+
+def _own_moved(case: Case, signs: Iterable[tuple[Sign, tuple[Movements, Movement] | None]]) -> bool:
+    """Whether no healthy instance shares the node, or something moved that is this instance's own."""
+    shared = [peer for peer in case.peers if peer.startswith(f"{case.node}/")]
+    return not shared or any(found is not None and sign.kind != NODE for sign, found in signs)
+
+
+def _events(case: Case, signature: Signature) -> list[telemetry.Event]:
+    mine = {case.instance, *case.gpus(case.instance)}
+    since = case.since_unix_ns - round(_EVENT_SECONDS_BEFORE * 1e9)
+    return [
+        e
+        for e in case.history.events(case.node, since)
+        if e.name in signature.events
+        and (e.subject in mine or (e.subject == case.node and signature.mechanism == "out of memory"))
+    ]
+
+
+def _neighbours(case: Case) -> list[pb.Cause]:
+    """Another instance of the node, or of the GPU, whose load rose as this one began to suffer."""
+    suffering = case.moved(RUN_QUEUE)
+    gpus = set(case.gpus(case.instance))
+    causes = []
+    for other, _ in case.history.all(INSTANCE):
+        if other == case.instance or not other.startswith(f"{case.node}/"):
+            continue
+        movements = case.movements(other)
+        if movements is None or not (suffering or gpus & set(case.gpus(other))):
+            continue
+        rose = [(s, movements.of(s.signal)) for s in (CPU_USED, REQUESTS) if s.moved(movements.of(s.signal))]
+        # Whose own requests rose with the neighbour's is under the same surge.
+        if not rose or case.moved(REQUESTS):
+            continue
+        told = [evidence(movements, m, s.sparse, s.scale(m), ()) for s, m in rose]
+        told += [case.evidence(RUN_QUEUE, suffering)] if suffering else []
+        causes.append(
+            pb.Cause(
+                subject=other,
+                mechanism="noisy neighbour",
+                confidence=0.9 if suffering and rose[0][0] is CPU_USED else 0.7,
+                summary=f"the load of {other}, on the same {'GPU' if not suffering else 'node'}, rose as {case.instance} began to suffer",
+                remedy=NEIGHBOUR_REMEDY,
+                evidence=told,
+            )
+        )
+    return _best(causes)[:1]
+
+
+def _regression(cases: Sequence[Case], subject: str) -> pb.Cause | None:
+    """All instances of the model are worse; what the machine does is for the other signatures to tell."""
+    worse = []
+    for case in cases:
+        found = [(sign, moved) for sign in (ERROR_RATIO, LATENCY) if (moved := case.moved(sign)) is not None]
+        worse += [(case, *found[0])] if found else []
+    if len(worse) < _MEMBERS_SHARE * len(cases) or not worse:
+        return None
+    return pb.Cause(
+        subject=subject,
+        mechanism="model regression",
+        confidence=0.7,
+        summary=f"{len(worse)} of {len(cases)} instances of {subject} got worse together, and nothing on their machines explains it",
+        remedy=REGRESSION_REMEDY,
+        evidence=[case.evidence(sign, moved) for case, sign, moved in worse[:EVIDENCE_MAX]],
+    )
+
+
+def _unknown(case: Case) -> pb.Cause:
+    """No mechanism fits: the signals that moved most, as far as the peers did not."""
+    movers: list[tuple[float, Sign, tuple[Movements, Movement]]] = []
+    for kind in (INSTANCE, GPU, NODE):
+        for subject in case.subjects(kind, case.instance):
+            movements = case.movements(subject)
+            for signal in movements.signals if movements else ():
+                if movements is None or signal in SYMPTOMS:
+                    continue
+                movement = movements.of(signal)
+                before, after = levels(movement, sparse=False)
+                floor = 0.1 * max(abs(before), abs(after))
+                sign = Sign(kind, signal, 1 if after >= before else -1, floor)
+                if floor > 0 and sign.moved(movement) and case.moved(sign):
+                    movers.append((sign.change(movement) / sign.scale(movement), sign, (movements, movement)))
+    movers.sort(key=lambda m: -m[0])
+    return pb.Cause(
+        subject=case.instance,
+        mechanism="unknown",
+        confidence=0.2,
+        summary=f"no known mechanism explains what happened to {case.instance}",
+        remedy=UNKNOWN_REMEDY,
+        evidence=[case.evidence(sign, found) for _, sign, found in movers[:EVIDENCE_MAX]],
+    )

@@ -1,0 +1,147 @@
+"""`trimtab incidents`, asked as a user asks, of a collector that knows three incidents."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.detector.fleet import START_NS
+from trimtab import Exit, TrimtabError
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire import query_pb2_grpc as rpc
+from trimtab.detector import show
+from trimtab.detector.cli import incidents
+from trimtab.detector.quantity import quantity
+from trimtab.settings import Settings
+
+SECOND = 1_000_000_000
+NAN = math.nan
+EVIDENCE = [
+    pb.Evidence(
+        subject="n0/8080", signal="cpu_limit_cores", unit="cores", before=4, after=0.2, peers=4, deviation=-40,
+        changed_unix_ns=START_NS + SECOND, course=[4.0] * 20 + [NAN] + [0.2] * 20,
+    ),
+    pb.Evidence(subject="n0", signal="oom_kill", before=NAN, after=1, peers=NAN, deviation=NAN, changed_unix_ns=START_NS, event="oom_kill"),
+]  # fmt: skip
+
+
+def made(number: int, *, is_open: bool) -> pb.Incident:
+    cause = pb.Cause(
+        subject="n0/8080", mechanism="cgroup CPU quota", confidence=0.94, summary="it is throttled", remedy="raise it"
+    )
+    cause.evidence.extend(EVIDENCE)
+    other = pb.Cause(subject="n0/8080", mechanism="CPU contention", confidence=0.85, summary="threads wait")
+    return pb.Incident(
+        id=f"i-{number}", status=1 if is_open else 2, subject="n0/8080", node="n0", model="m", since_unix_ns=START_NS,
+        opened_unix_ns=START_NS + 7 * SECOND, resolved_unix_ns=0 if is_open else START_NS + 300 * SECOND,
+        symptom="p95 latency 41 ms → 310 ms (peers 43 ms)", score=0.97, causes=[cause, other],
+    )  # fmt: skip
+
+
+class Collector(rpc.QueryServicer):
+    known = (
+        made(3, is_open=True),
+        made(2, is_open=False),
+        pb.Incident(id="i-1", status=1, subject="n0\x1b[2J", since_unix_ns=START_NS),
+    )
+
+    def Incidents(self, request: pb.IncidentsRequest, context: grpc.ServicerContext) -> pb.IncidentsReply:  # noqa: N802
+        found = [i for i in self.known if request.id in {"", i.id} and (not request.open_only or i.status == 1)]
+        return pb.IncidentsReply(incidents=found[: request.limit or None])
+
+    def WatchIncidents(self, request: pb.WatchIncidentsRequest, context: grpc.ServicerContext) -> Iterator[pb.Incident]:  # noqa: N802
+        yield from self.known
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server = grpc.server(ThreadPoolExecutor(2))
+    rpc.add_QueryServicer_to_server(Collector(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None)
+
+
+def ask(*arguments: str) -> Result:
+    return CliRunner().invoke(incidents, arguments, obj=Settings(), env={"COLUMNS": "220"})
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_list(address: str, before: bool) -> None:
+    result = ask("--collector", address) if before else ask("list", "--collector", address)
+    assert result.exit_code == 0, result.output
+    for part in ("i-3", "i-2", "open", "resolved", "n0/8080", "310 ms", "cgroup CPU quota", "94%"):
+        assert part in result.output
+    assert "\x1b[2J" not in result.output
+
+
+def test_list_as_json(address: str) -> None:
+    for result in (ask("--collector", address, "--json"), ask("--collector", address, "--json", "list")):
+        found = json.loads(result.output)
+        assert [(i["id"], i["status"], i["resolved_unix_ns"]) for i in found[:2]] == [
+            ("i-3", "open", None), ("i-2", "resolved", START_NS + 300 * SECOND),
+        ]  # fmt: skip
+        assert found[0]["causes"][0]["evidence"][1]["before"] is None
+        assert None in found[0]["causes"][0]["evidence"][0]["course"]
+
+
+def test_limits(address: str) -> None:
+    assert len(json.loads(ask("--collector", address, "--json", "--open").output)) == 2
+    assert len(json.loads(ask("list", "--collector", address, "--json", "--limit", "1").output)) == 1
+
+
+def test_show_has_all_one_needs(address: str) -> None:
+    result = ask("show", "i-3", "--collector", address)
+    assert result.exit_code == 0, result.output
+    for part in (
+        "incident i-3", "310 ms", "noticed 7 s later", "0.97", "cgroup CPU quota", "94%", "it is throttled", "cpu_limit_cores", "4 cores",
+        "0.2 cores", "-40 σ", "+1 s", "┊", "█", "▁", "oom_kill", "remedy", "raise it", "CPU contention", "85%",
+    ):  # fmt: skip
+        assert part in result.output, part
+    assert json.loads(ask("show", "i-3", "--collector", address, "--json").output)["id"] == "i-3"
+
+
+def test_an_incident_without_a_cause_is_shown(address: str) -> None:
+    result = ask("show", "i-1", "--collector", address)
+    assert "no cause was found yet" in result.output
+    assert "\x1b[2J" not in result.output
+
+
+def test_an_unknown_incident_is_a_no(address: str) -> None:
+    error = ask("show", "i-99", "--collector", address).exception
+    assert isinstance(error, TrimtabError)
+    assert (error.exit_code, str(error)) == (Exit.NO, "no incident 'i-99'; `trimtab incidents` lists them")
+
+
+def test_watch(address: str) -> None:
+    lines = ask("watch", "--collector", address, "--json").output.splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ["i-3", "i-2", "i-1"]
+    assert "i-2  resolved  n0/8080" in ask("watch", "--collector", address).output
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "told"),
+    [
+        (0.31, "s", "310 ms"),
+        (2.5, "s", "2.5 s"),
+        (1.41e9, "Hz", "1.41 GHz"),
+        (12, "1/s", "12 a second"),
+        (0.5, "1", "0.5"),
+        (NAN, "s", "–"),
+    ],
+)
+def test_quantities(value: float, unit: str, told: str) -> None:
+    assert quantity(value, unit) == told
+
+
+def test_sparkline_marks_the_onset_and_leaves_gaps() -> None:
+    assert show.sparkline([0, 0, NAN, 1, 1, 1]) == "▁▁ ┊███"
+    assert show.sparkline([]) == "┊"
+    assert len(show.sparkline([1.0] * 64)) == 33

@@ -1,0 +1,104 @@
+"""Every mechanism is found when its signals move: on the right subject, in one incident, at the right time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM
+from tests.detector.fleet import Fleet, Noise, Scene, Stage
+from trimtab.rootcause.rank import Ranking
+from trimtab.rootcause.signatures import SIGNATURES
+
+SUBJECTS = {"traffic surge": "model a", "model regression": "model a"}
+CAUSE_SUBJECTS = {
+    "CPU contention": NODE,
+    "memory pressure": NODE,
+    "out of memory": NODE,
+    "disk latency": NODE,
+    "noisy neighbour": NEIGHBOUR,
+}
+
+
+def struck(mechanism: str) -> Stage:
+    # Without blips, one of which just before the fault would be its beginning for anybody who looks at the course.
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True, noise=Noise(blips_per_second=0)), Ranking())
+    stage.run(45)
+    assert stage.incidents == []
+    stage.fleet.strike(FAULTS[mechanism])
+    stage.run(36 if mechanism in SUBJECTS else 16)
+    return stage
+
+
+@pytest.mark.parametrize("mechanism", FAULTS)
+def test_mechanism_is_named(mechanism: str) -> None:
+    stage = struck(mechanism)
+    (incident,) = stage.incidents
+    assert incident.subject == SUBJECTS.get(mechanism, VICTIM)
+    cause = incident.causes[0]
+    assert cause.mechanism == mechanism, [(c.mechanism, c.confidence) for c in incident.causes]
+    assert 0 < cause.confidence < 1
+    assert cause.summary
+    assert cause.remedy
+    if mechanism.startswith(("GPU", "ECC", "row", "XID", "PCIe")):
+        assert cause.subject == CARD
+    assert cause.subject == CAUSE_SUBJECTS.get(mechanism, cause.subject)
+    # A burst that all of them had just before cannot be told from what all of them have now.
+    blur = 6e9 if mechanism in SUBJECTS else 3e9
+    assert abs(incident.since_unix_ns - stage.fleet.onset_ns) <= blur
+
+
+@pytest.mark.parametrize(
+    "mechanism", ["cgroup CPU quota", "GPU thermal throttling", "network loss", "fail-fast errors"]
+)
+def test_evidence_can_be_checked(mechanism: str) -> None:
+    stage = struck(mechanism)
+    evidence = stage.incidents[0].causes[0].evidence[0]
+    assert evidence.before != evidence.after
+    assert abs(evidence.deviation) >= 4
+    assert abs(evidence.changed_unix_ns - stage.fleet.onset_ns) <= 3e9
+    assert len(evidence.course) == 60
+    before, after = np.nanmedian(evidence.course[:29]), np.nanmedian(evidence.course[32:])
+    assert abs(after - evidence.after) < abs(after - evidence.before)
+    assert abs(before - evidence.before) < abs(before - evidence.after)
+    if mechanism == "cgroup CPU quota":
+        assert (evidence.signal, evidence.unit, round(evidence.peers)) == ("cpu_limit_cores", "cores", 4)
+
+
+def test_what_moved_on_healthy_peers_alike_explains_nothing() -> None:
+    def everywhere(scene: Scene, elapsed: float) -> None:
+        FAULTS["unknown"](scene, elapsed)
+        for subject, values in scene.signals.items():
+            if "cpu_run_queue_ratio" in values and subject.startswith("n"):
+                values["cpu_run_queue_ratio"] = 0.6
+
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True), Ranking())
+    stage.run(45)
+    stage.fleet.strike(everywhere)
+    stage.run(20)
+    assert [c.mechanism for c in stage.incidents[0].causes] == ["unknown"]
+
+
+def test_a_missing_signal_is_no_movement() -> None:
+    def blind(scene: Scene, elapsed: float) -> None:
+        FAULTS["unknown"](scene, elapsed)
+        for values in scene.signals.values():
+            for name in ("throttle_thermal", "cpu_limit_cores", "workers_ready", "pcie_width", "runtime_answers"):
+                if name in values:
+                    values[name] = float("nan")
+
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True), Ranking())
+    stage.run(45)
+    stage.fleet.strike(blind)
+    stage.run(20)
+    assert [c.mechanism for c in stage.incidents[0].causes] == ["unknown"]
+
+
+def test_every_mechanism_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "rootcause.md").read_text()
+    known = {s.mechanism for s in SIGNATURES} | {"noisy neighbour", "model regression", "unknown"}
+    assert known == set(FAULTS)
+    assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) == known
