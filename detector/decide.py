@@ -28,6 +28,8 @@ _SHARE_OF_GROUP = 2 / 3
 _LOADING_FACTOR = 15.0
 # With too few peers, or with nobody at all to compare with, only that it lasts tells a fault from a busy host.
 _FEW_FACTOR, _ALONE_FACTOR = 2.0, 3.0
+# How much less patience it takes where the cause is nearly proved.
+_SUSPECT_FACTOR = 0.5
 # A slot alone is judged a little more gently than the merge, for it is noisier.
 _NEWEST_FLOOR = 0.7
 # When one request in ten is slow, not every second has one.
@@ -52,6 +54,8 @@ class Verdicts:
     """Far from its own history, and from its peers where it has them."""
     opens: Bools
     """Alone, and for long enough."""
+    suspected: Bools
+    """Alone, and for half as long: enough where the cause is nearly proved."""
     common: Bools
     """Worse by so much that it counts as a sign that all are."""
     lingers: Bools
@@ -128,6 +132,7 @@ class Judge:
         of_mates = np.fmax(_mean_of_others(unusual, groups), _mean_of_others(unusual, nodes))
         sole &= ~(no_peers[:, None] & (unusual - of_mates < self._margins))
         slow = self._slow_now(readings, window, groups, nodes, expected, of_peers, sole)
+        sharp = self._remember(readings, sole, slow, hard)
         # Peers elsewhere know nothing of this host: what its other instances suffer from as well may be only noise of the host.
         with_node = ~(sole & ~(unusual - _mean_of_others(unusual, nodes) < self._margins)).any(axis=1)
         alone = no_peers & np.isnan(of_mates).all(axis=1)
@@ -139,7 +144,8 @@ class Judge:
             fresh=fresh,
             worse=odd.any(axis=1) | hard,
             alone=sole.any(axis=1) | hard,
-            opens=self._lasting(readings, sole, slow, hard, patience),
+            opens=self._lasting(readings, sole, sharp, hard, patience),
+            suspected=self._lasting(readings, sole, sharp, hard, _SUSPECT_FACTOR * patience),
             common=large.any(axis=1) | hard,
             lingers=hard | (fresh & self._lingers(readings, window, expected, groups)),
             unknown=~hard & ~(fresh & ~np.isnan(window).all(axis=1)),
@@ -183,21 +189,25 @@ class Judge:
         judged: Bools = np.where(np.isnan(newest), sole[:, latency], slow)
         return judged
 
-    def _lasting(
-        self, readings: Readings, sole: Bools, slow: Bools, hard: Bools, patience: NDArray[np.float64]
-    ) -> Bools:
-        """Which rows are bad now and were so in most of the last ticks."""
+    def _remember(self, readings: Readings, sole: Bools, slow: Bools, hard: Bools) -> Bools:
+        """Enter this tick into the ring; which rows are slow or failing in this very second."""
         advanced = self._advanced(readings)
         self._ring[:, advanced] = np.roll(self._ring[:, advanced], 1, axis=2)
         failing = sole[:, ERRORS] & ~(readings.errors_recent <= 0)
         sharp: Bools = slow[:, TYPICAL] | failing
         self._ring[:, advanced, 0] = np.stack([sharp, slow[:, TAIL], hard])[:, advanced]
-        patience *= self._settings.open_seconds + 1
-        loading = np.where(readings.served, 1.0, _LOADING_FACTOR)
+        return sharp
+
+    def _lasting(
+        self, readings: Readings, sole: Bools, sharp: Bools, hard: Bools, patience: NDArray[np.float64]
+    ) -> Bools:
+        """Which rows are bad now and were so in most of the last ticks; `patience` is in times `open_seconds`."""
+        seconds = patience * (self._settings.open_seconds + 1)
+        loading = np.where(readings.served, patience.clip(max=1), _LOADING_FACTOR)
         # A single second is noisy, and the merge remembers a blip for seconds after it is over: both must say so.
         return (
-            (sharp & (sole[:, TYPICAL] | sole[:, ERRORS]) & self._most(SHARP, patience, readings))
-            | (sole[:, TAIL] & self._most(LONG, _TAIL_FACTOR * patience, readings, _MOST_OF_TAIL))
+            (sharp & (sole[:, TYPICAL] | sole[:, ERRORS]) & self._most(SHARP, seconds, readings))
+            | (sole[:, TAIL] & self._most(LONG, _TAIL_FACTOR * seconds, readings, _MOST_OF_TAIL))
             | (hard & self._most(HARD, self._settings.open_seconds * loading, readings))
         )
 

@@ -28,6 +28,8 @@ SILENT_SECONDS_MAX = 600.0
 """An instance that is silent for longer is forgotten."""
 # While its evidence still grows, an incident is explained anew this often, for so long.
 _EXPLAIN_SECONDS = 3.0
+_PROOF = 0.92
+"""Confidence of a cause that leaves little doubt: a quota that came into force, a worker that died."""
 _GATHER_SECONDS = 30.0
 
 
@@ -61,6 +63,9 @@ class Watch:
             self._raise_common(subject, rows, readings, verdicts, now_unix_ns)
         for row in np.flatnonzero(verdicts.opens).tolist():
             self._raise_instance(row, readings, verdicts, now_unix_ns)
+        for row in np.flatnonzero(verdicts.suspected & ~verdicts.opens).tolist():
+            if self._proved(row, readings, verdicts, now_unix_ns):
+                self._raise_instance(row, readings, verdicts, now_unix_ns)
         self._explain(now_unix_ns, readings, verdicts)
         self._settle(verdicts, seconds, now_unix_ns)
         self._judge.learn(readings, self._rows.groups, verdicts, self._excluded())
@@ -124,6 +129,18 @@ class Watch:
             score=float(np.nanmax(verdicts.score[rows], initial=0)),
         )
         self._open(finding, now_unix_ns)
+
+    def _proved(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> bool:
+        """Whether the cause of what ails this one instance is plain already."""
+        instance = self._rows.ids[row]
+        about = [self._rows.nodes[row], f"model {self._rows.models[row]}"]
+        mates = {r for subject in about for r in self._rows.members(subject)} - {row}
+        # What ails several at once takes its time to tell whose fault it is.
+        if self._open_about(instance, about) or any(verdicts.worse[r] for r in mates):
+            return False
+        since = self._onset([row], readings, verdicts, now_unix_ns)
+        causes = self._explainer.explain(self._history, instance, since, self._well(instance, verdicts))
+        return causes[0].confidence >= _PROOF
 
     def _open_about(self, subject: str, members: Sequence[str]) -> bool:
         return any(s in self._incidents.open for s in (subject, *members))

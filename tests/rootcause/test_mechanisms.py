@@ -102,3 +102,11 @@ def test_every_mechanism_is_documented() -> None:
     known = {s.mechanism for s in SIGNATURES} | {"noisy neighbour", "model regression", "unknown"}
     assert known == set(FAULTS)
     assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) == known
+
+
+def test_a_cause_that_is_nearly_proved_is_told_sooner() -> None:
+    seconds = {}
+    for mechanism in ("cgroup CPU quota", "unknown"):
+        stage = struck(mechanism)
+        seconds[mechanism] = (stage.incidents[0].opened_unix_ns - stage.fleet.onset_ns) / 1e9
+    assert seconds["cgroup CPU quota"] <= seconds["unknown"] - 2
