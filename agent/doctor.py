@@ -21,8 +21,7 @@ def _opens(collector: Collector, host: Host) -> Check:
     try:
         collector.open(host)
     except Unavailable as why:
-        # No GPU is no fault of a host without one.
-        return Check(name, None if collector.name == "gpu" else False, f"unknown: {why.reason}", why.remedy)
+        return Check(name, False if why.remedy else None, f"unknown: {why.reason}", why.remedy)
     collector.close()
     return Check(name, True, ", ".join(sorted({signal.kind for signal in collector.signals})))
 

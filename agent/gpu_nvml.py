@@ -74,9 +74,9 @@ def connect() -> tuple[Device, ...]:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        raise Unavailable(
-            f"no NVML: {error}", "install the NVIDIA driver; nothing to do on a host without GPUs"
-        ) from error
+        if error.value == nvml.NVML_ERROR_LIBRARY_NOT_FOUND:
+            raise Unavailable("no NVIDIA driver, which only a host with GPUs needs") from error
+        raise Unavailable(f"no NVML: {error}", 'load the NVIDIA driver, or set agent.disable = ["gpu"]') from error
     devices = []
     for index in range(min(_ask(nvml.nvmlDeviceGetCount) or 0, DEVICES_MAX)):
         try:
@@ -89,7 +89,7 @@ def connect() -> tuple[Device, ...]:
                 log.warning("GPU %d is left out: %s", index, error)
     if not devices:
         disconnect()
-        raise Unavailable("NVML sees no GPU", "nothing to do on a host without GPUs")
+        raise Unavailable("NVML sees no GPU")
     return tuple(devices)
 
 

@@ -12,12 +12,14 @@ from dataclasses import replace
 from trimtab.agent import procfs, runtimes
 from trimtab.agent.processes import alive
 from trimtab.agent.registry import Instance
-from trimtab.agent.runtimes.base import ProcessInfo, Runtime
+from trimtab.agent.runtimes.base import ProcessInfo, Runtime, own_netns
 
 INSTANCES_MAX = 64
 SCAN_SECONDS = 2.0
-REVIEW_SECONDS = 10.0
-"""How often every process is looked at afresh: it may have become a server by exec(), or have new models' keys and addresses."""
+STRANGER_SECONDS = 10.0
+"""When a process that is no server is looked at again: it may have become one by exec()."""
+INSTANCE_SECONDS = 60.0
+"""When an instance is looked at again: it may have new keys and addresses. For that the kernel walks all of its sockets."""
 
 log = logging.getLogger(__name__)
 
@@ -31,38 +33,38 @@ def known_runtimes() -> Iterator[Runtime]:
 
 
 class Discovery:
-    """Looks through /proc every two seconds, and reads the command only of processes that it has not seen lately."""
+    """Lists /proc every two seconds, and looks only at the processes that it has not seen lately."""
 
     def __init__(self, node: str, runtimes: Sequence[Runtime] | None = None) -> None:
         self._node = node
         self._runtimes = tuple(known_runtimes() if runtimes is None else runtimes)
         self._known: dict[int, Instance] = {}
-        self._strangers: set[int] = set()
-        self._scan_at = self._review_at = float("-inf")
+        self._look_at: dict[int, float] = {}
+        self._scan_at = float("-inf")
         self._told: set[str] = set()
 
     def find(self, now_monotonic: float) -> tuple[Instance, ...]:
         """The instances that run now, by id; their ids are unique."""
-        self._known = {pid: i for pid, i in self._known.items() if alive(pid, i.started)}
+        for pid in [pid for pid, i in self._known.items() if not alive(pid, i.started)]:
+            del self._known[pid]
+            self._look_at.pop(pid, None)
         if now_monotonic >= self._scan_at:
             self._scan_at = now_monotonic + SCAN_SECONDS
-            review = now_monotonic >= self._review_at
-            if review:
-                self._review_at = now_monotonic + REVIEW_SECONDS
-                self._strangers.clear()
-            self._scan(review)
+            self._scan(now_monotonic)
         return tuple(sorted(self._known.values(), key=lambda i: i.id))
 
-    def _scan(self, review: bool) -> None:
+    def _scan(self, now_monotonic: float) -> None:
         pids = {int(name) for name in os.listdir("/proc") if name.isdecimal()}  # noqa: PTH208
-        self._strangers &= pids
-        for pid in sorted(pids - self._strangers - (set() if review else self._known.keys())):
+        self._look_at = {pid: at for pid, at in self._look_at.items() if pid in pids and at > now_monotonic}
+        for pid in sorted(pids - self._look_at.keys()):
             process = _look(pid)
             runtime = next((r for r in self._runtimes if process and r.matches(process)), None)
             if process is None or runtime is None:
-                self._strangers.add(pid)
-            else:
-                self._add(process, runtime)
+                self._look_at[pid] = now_monotonic + STRANGER_SECONDS
+                continue
+            self._add(process, runtime)
+            if pid in self._known:
+                self._look_at[pid] = now_monotonic + INSTANCE_SECONDS
 
     def _add(self, process: ProcessInfo, runtime: Runtime) -> None:
         if process.pid not in self._known and len(self._known) >= INSTANCES_MAX:
@@ -79,9 +81,11 @@ class Discovery:
             return
         if instance is None:
             return
-        if instance.id in {i.id for pid, i in self._known.items() if pid != process.pid}:
-            # The same port in another network namespace.
+        if instance.netns not in {0, own_netns()}:  # where the same port may be taken too
             instance = replace(instance, id=f"{instance.id}@{instance.netns}")
+        if instance.id in {i.id for pid, i in self._known.items() if pid != process.pid}:
+            self._tell(f"{instance.id}: pid {process.pid} listens on that port too; not watched while the other runs")
+            return
         self._known[process.pid] = instance
 
     def _tell(self, message: str) -> None:

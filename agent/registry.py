@@ -35,7 +35,7 @@ class Instance:
     """One serving process behind one address, as it was found on this node."""
 
     id: str
-    """Unique within the fleet: "NODE/PORT"."""
+    """Unique within the fleet: "NODE/PORT", and "NODE/PORT@NETNS" in another network namespace than the agent's."""
     runtime: str
     """Name of the serving runtime."""
     pid: int
@@ -92,7 +92,10 @@ class Reading:
 
 
 class Unavailable(Exception):
-    """The collector cannot work on this host: why, and how to get it. Said once; its signals are unknown."""
+    """The collector cannot work on this host: why, and how to get it; no remedy: nothing is at fault.
+
+    Said once; its signals are unknown.
+    """
 
     def __init__(self, reason: str, remedy: str = "") -> None:
         super().__init__(f"{reason}; {remedy}" if remedy else reason)

@@ -18,9 +18,9 @@ from trimtab.agent.publish import Publisher
 from trimtab.agent.registry import Collector, Host, discover
 from trimtab.agent.settings import AgentSettings, Tls, default_node
 from trimtab.agent.spool import Spool
-from trimtab.agent.window import LABELS_MAX, Builder
+from trimtab.agent.window import Builder
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.columns import PROTOCOL, TEXT_MAX
+from trimtab.agent.wire.columns import PROTOCOL, Malformed, check_labels, check_node_name
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +86,15 @@ def run(
 
 
 def _check(node: str, labels: dict[str, str]) -> None:
-    if "/" in node or len(node) > TEXT_MAX // 2:
-        message = f"agent.node = {node!r}: at most {TEXT_MAX // 2} characters and no '/'; set another name"
-        raise TrimtabError(message, Exit.SETTINGS)
-    if len(labels) > LABELS_MAX or any(len(text) > TEXT_MAX for pair in labels.items() for text in pair):
-        message = f"agent.labels: at most {LABELS_MAX}, of at most {TEXT_MAX} characters each"
-        raise TrimtabError(message, Exit.SETTINGS)
+    """What the collector would refuse."""
+    try:
+        check_node_name("agent.node", node)
+    except Malformed as error:
+        raise TrimtabError(f"{error}; set agent.node, which stands for the host name", Exit.SETTINGS) from error
+    try:
+        check_labels("agent.labels", labels)
+    except Malformed as error:
+        raise TrimtabError(f"{error}; set fewer or shorter ones", Exit.SETTINGS) from error
 
 
 def _enabled(disable: Sequence[str], vitals: Vitals) -> list[Collector]:

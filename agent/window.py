@@ -12,7 +12,16 @@ from trimtab.agent.collectors.own import Vitals
 from trimtab.agent.registry import Collector, Instance, Kind, Reading, Signal
 from trimtab.agent.sketch.loglinear import BUCKETS, Sketch
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.columns import EVENTS_MAX, SUBJECTS_MAX, TEXT_MAX, pack_sketches, pack_values, schema_hash
+from trimtab.agent.wire.columns import (
+    EVENTS_MAX,
+    LABELS_CHARACTERS_MAX,
+    LABELS_MAX,
+    SUBJECTS_MAX,
+    TEXT_MAX,
+    pack_sketches,
+    pack_values,
+    schema_hash,
+)
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +30,6 @@ _TABLES: dict[Kind, pb.SubjectKind.ValueType] = {
     "gpu": pb.SUBJECT_KIND_GPU,
     "instance": pb.SUBJECT_KIND_INSTANCE,
 }
-LABELS_MAX = 64
 _SAID_MAX = 100
 
 Labels = dict[str, str]
@@ -94,8 +102,7 @@ class Builder:
         for kind, number in _TABLES.items():
             table = schema.tables.add(kind=number, series=[_series(signal) for signal in self._series[kind]])
             for subject, labels in self._subjects[kind].items():
-                short = {k[:TEXT_MAX]: v[:TEXT_MAX] for k, v in sorted(labels.items())[:LABELS_MAX]}
-                table.subjects.add(id=subject, labels=short)
+                table.subjects.add(id=subject, labels=_cut(labels))
         schema.hash = schema_hash(schema)
         return schema
 
@@ -157,3 +164,15 @@ def _is_whole(sketch: Sketch) -> bool:
     counts = sketch.counts
     fits = counts.shape == (BUCKETS,) and counts.min() >= 0 and counts.max() < 1 << 32
     return bool(fits and 0 < sketch.probability <= 1 and 0 <= sketch.sum_seconds < math.inf)
+
+
+def _cut(labels: Labels) -> Labels:
+    """As much of them as the collector takes."""
+    out: Labels = {}
+    left = LABELS_CHARACTERS_MAX
+    for key, value in sorted(labels.items())[:LABELS_MAX]:
+        short = (key[:TEXT_MAX], value[:TEXT_MAX])
+        left -= sum(map(len, short))
+        if left >= 0:
+            out.setdefault(*short)
+    return out

@@ -116,7 +116,8 @@ class Worker:
                 log.info("collector %s works again", self.name)
             return answer.result()
         if isinstance(error, Unavailable) and self._opening:
-            self._say("collector %s is not available: %s; its signals are unknown", str(error))
+            level = logging.WARNING if error.remedy else logging.INFO
+            self._say("collector %s is not available: %s; its signals are unknown", str(error), level)
         else:
             self._fail(str(error) if isinstance(error, OSError | Unavailable) else f"{type(error).__name__}: {error}")
             log.debug("collector %s", self.name, exc_info=error)
@@ -127,10 +128,10 @@ class Worker:
         self._failed_at = self._host.clock.monotonic()
         self._say("collector %s failed: %s; its signals are unknown meanwhile", reason)
 
-    def _say(self, text: str, reason: str) -> None:
+    def _say(self, text: str, reason: str, level: int = logging.WARNING) -> None:
         if reason not in self._said and len(self._said) < _REASONS_MAX:
             self._said.add(reason)
-            log.warning(text, self.name, reason)
+            log.log(level, text, self.name, reason)
 
     # What follows runs in the lane.
 

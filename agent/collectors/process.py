@@ -26,6 +26,8 @@ class Sample:
     """One look at a process tree; the counters by process, thread or cgroup."""
 
     started: tuple[int, float]
+    looked_at: float
+    """Seconds from the boot, before anything was read."""
     cpu_seconds: dict[tuple[int, float], float] = field(default_factory=dict)
     major_faults: dict[tuple[int, float], float] = field(default_factory=dict)
     run_queue_seconds: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class Process:
 
     def open(self, host: Host) -> None:
         self._node = host.node
+        self._clock = host.clock
         self._mount = cgroup.cpu_mount(procfs.read("/proc/self/mountinfo"))
         self._before: dict[str, Sample] = {}
         self._busy_before: float | None = None
@@ -90,7 +93,7 @@ class Process:
         pass
 
     def _sample(self, instance: Instance) -> Sample:
-        sample = Sample((instance.pid, instance.started))
+        sample = Sample((instance.pid, instance.started), self._clock.boottime_ns() / 1e9)
         for member in tree(instance.pid) if alive(instance.pid, instance.started) else ():
             try:
                 stat = procfs.process_stat(procfs.read(f"/proc/{member.pid}/stat"))
@@ -125,6 +128,9 @@ class Process:
         before = self._before.get(id_)
         if before is None or before.started != now.started:
             return None
+        reading.set("instance", id_, "cpu_throttled_ratio", _throttled(now.throttling, before.throttling))
+        if _missed(now, before):
+            return None
         used = _grown(now.cpu_seconds, before.cpu_seconds) / reading.seconds
         reading.set("instance", id_, "cpu_used_cores", used)
         faults = _grown(now.major_faults, before.major_faults)
@@ -132,7 +138,6 @@ class Process:
         if now.run_queue_seconds:
             waited = _grown(now.run_queue_seconds, before.run_queue_seconds)
             reading.set("instance", id_, "cpu_run_queue_ratio", waited / reading.seconds)
-        reading.set("instance", id_, "cpu_throttled_ratio", _throttled(now.throttling, before.throttling))
         return used
 
     def _count_restarts(self, reading: Reading, instance: Instance) -> None:
@@ -158,8 +163,14 @@ def _run_queue(member: Member) -> dict[tuple[int, str], float]:
     return out
 
 
+def _missed(now: Sample, before: Sample) -> bool:
+    """Whether a process was there at the look before but not seen: what its counters rose by since then is unknown."""
+    latest = before.looked_at - 1 / procfs.TICKS_PER_SECOND  # start times are rounded down
+    return any(started < latest for pid, started in now.cpu_seconds.keys() - before.cpu_seconds.keys())
+
+
 def _grown(now: Mapping[K, float], before: Mapping[K, float]) -> float:
-    """By how much the counters rose. The tree is looked at in every window, so what is new in it began within this one, at 0."""
+    """By how much the counters rose. What is new began within this window, at 0."""
     return sum(value - (was if (was := before.get(key, 0.0)) <= value else 0.0) for key, value in now.items())
 
 

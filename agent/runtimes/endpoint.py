@@ -16,7 +16,11 @@ ANSWER_BYTES_MAX = 1 << 20
 
 
 class Refused(NoAnswer):
-    """It answered that we may not ask, or not that."""
+    """It answered with another status than 200."""
+
+    def __init__(self, path: str, status: int) -> None:
+        super().__init__(f"{path}: status {status}")
+        self.status = status
 
 
 class _DeadlineSocket(socket.socket):
@@ -64,7 +68,7 @@ class Endpoint:
             self._connection.close()
             raise NoAnswer(f"{path}: cut short, or more than {ANSWER_BYTES_MAX} bytes")
         if answer.status != http.client.OK:
-            raise Refused(f"{path}: status {answer.status}")
+            raise Refused(path, answer.status)
         return body
 
     def _connect(self) -> None:

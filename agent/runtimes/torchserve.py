@@ -21,6 +21,8 @@ TOTALS = (
     "Requests4XX",
     "Requests5XX",
 )
+TOKEN_REFUSED = {400, 401, 403}
+"""TorchServe itself says 400; a proxy before it one of the others."""
 MODELS_MAX = 64
 INSTANCES_MAX = 256
 """Instances of which is remembered what was said of them, and what they refused."""
@@ -61,7 +63,7 @@ class TorchServe:
     name = "torchserve"
 
     def __init__(self) -> None:
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
         self._told: set[str] = set()
 
     def matches(self, process: ProcessInfo) -> bool:
@@ -127,15 +129,17 @@ class TorchServe:
         return {}
 
     def _models(self, instance: Instance) -> tuple[_Version, ...] | None:
-        """Every version of every model; None where the API refuses our token, which then is not shown to it again."""
-        token = instance.headers.get("Authorization", "")
-        if self._refused.get(instance.id) == token:
+        """Every version of every model; None where the API refuses our token, which then is not shown to this process again."""
+        shown = (instance.started, instance.headers.get("Authorization", ""))
+        if self._refused.get(instance.id) == shown:
             return None
         with Endpoint(instance.urls["management"], instance.headers) as api:
             try:
                 page = msgspec.json.decode(api.get(f"/models?limit={MODELS_MAX}"), type=_Models)
             except Refused as refused:
-                self._remember_refusal(instance.id, token)
+                if refused.status not in TOKEN_REFUSED:
+                    raise
+                self._remember_refusal(instance.id, shown)
                 self._tell(f"{instance.id}: its API refuses: {refused}; let the agent read a valid key_file.json")
                 return None
             if page.next_page_token:
@@ -147,11 +151,11 @@ class TorchServe:
                 return None
         return tuple(version for answer in answers for version in msgspec.json.decode(answer, type=list[_Version]))
 
-    def _remember_refusal(self, instance_id: str, token: str) -> None:
+    def _remember_refusal(self, instance_id: str, shown: tuple[float, str]) -> None:
         """Each refusal counts among the instance's own errors."""
         while len(self._refused) >= INSTANCES_MAX:
             self._refused.pop(next(iter(self._refused)))
-        self._refused[instance_id] = token
+        self._refused[instance_id] = shown
 
     def _tell(self, message: str) -> None:
         if message not in self._told and len(self._told) < INSTANCES_MAX:

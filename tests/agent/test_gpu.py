@@ -32,7 +32,7 @@ for state in states:
         try:
             collector.open(Host("n", ManualClock()))
         except Unavailable as error:
-            print(json.dumps({"unavailable": str(error)}))
+            print(json.dumps({"unavailable": error.reason, "remedy": error.remedy}))
             sys.exit()
     reading = Reading([me], seconds)
     collector.read(reading)
@@ -184,7 +184,7 @@ def test_without_a_driver(driver: Path, tmp_path: Path) -> None:
     (without_library,) = read(tmp_path, "")
     (without_driver,) = read(driver, f"nvmlInitWithFlags 0 0 {DRIVER_NOT_LOADED}")
     (without_gpu,) = read(driver, "count 0 0 0")
-    assert without_library["unavailable"].startswith("no NVML:")
+    assert without_library == {"unavailable": "no NVIDIA driver, which only a host with GPUs needs", "remedy": ""}
     assert without_driver["unavailable"].startswith("no NVML:")
-    assert "install the NVIDIA driver" in without_driver["unavailable"]
-    assert "no GPU" in without_gpu["unavailable"]
+    assert "load the NVIDIA driver" in without_driver["remedy"]
+    assert without_gpu == {"unavailable": "NVML sees no GPU", "remedy": ""}

@@ -96,14 +96,14 @@ def test_a_server_is_found_and_gone_when_it_ends(runtime: Marked, start: Start) 
     assert discovery.find(2.1) == ()
 
 
-def test_each_command_is_read_once_until_the_review(runtime: Marked) -> None:
+def test_a_stranger_is_looked_at_again_after_a_while(runtime: Marked) -> None:
     discovery = Discovery("n", [runtime])
     discovery.find(0.0)
     assert os.getpid() in runtime.asked
     runtime.asked.clear()
     discovery.find(2.0)
     assert os.getpid() not in runtime.asked
-    discovery.find(instances.REVIEW_SECONDS)
+    discovery.find(instances.STRANGER_SECONDS)
     assert os.getpid() in runtime.asked
 
 
@@ -118,7 +118,7 @@ def test_a_process_that_becomes_a_server_is_found(runtime: Marked) -> None:
             process.stdin.write("\n")
             process.stdin.flush()
             process.stdout.readline()
-            assert [i.pid for i in discovery.find(instances.REVIEW_SECONDS)] == [process.pid]
+            assert [i.pid for i in discovery.find(instances.STRANGER_SECONDS)] == [process.pid]
         finally:
             process.kill()
 
@@ -130,6 +130,19 @@ def test_what_does_not_listen_is_asked_again(runtime: Marked, start: Start, monk
         patch.setattr(ProcessInfo, "listeners", lambda self: {})
         assert discovery.find(0.0) == ()
     assert len(discovery.find(2.0)) == 1
+
+
+def test_an_instance_is_looked_at_again_more_rarely(
+    runtime: Marked, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    discovery = Discovery("n", [runtime])
+    process, _ = start()
+    (before,) = discovery.find(0.0)
+    monkeypatch.setattr(runtime, "instance", lambda *_: replace(before, addresses=("10.0.0.1:1",)))
+    runtime.asked.clear()
+    assert discovery.find(instances.STRANGER_SECONDS) == (before,)
+    assert process.pid not in runtime.asked
+    assert discovery.find(instances.INSTANCE_SECONDS)[0].addresses == ("10.0.0.1:1",)
 
 
 def test_the_number_of_instances_has_a_limit(
@@ -144,21 +157,43 @@ def test_the_number_of_instances_has_a_limit(
     assert caplog.text.count("more than 2 serving instances") == 1
 
 
-def test_one_port_in_two_namespaces_makes_two_ids(
-    runtime: Marked, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def same_port(runtime: Marked, netns: dict[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All on port 80, those in `netns` in a network namespace of their own."""
     real = runtime.instance
 
-    def same_port(process: ProcessInfo, node: str) -> Instance | None:
+    def instance(process: ProcessInfo, node: str) -> Instance | None:
         found = real(process, node)
-        return found and replace(found, id=f"{node}/80", netns=process.pid)
+        return found and replace(found, id=f"{node}/80", netns=netns.get(process.pid, found.netns))
 
-    monkeypatch.setattr(runtime, "instance", same_port)
-    (first, _), (second, _) = start(), start()
+    monkeypatch.setattr(runtime, "instance", instance)
+
+
+def test_one_port_in_several_namespaces_makes_ids_that_no_order_changes(
+    runtime: Marked, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, ours = (start()[0].pid for _ in range(3))
+    same_port(runtime, {first: 11, second: 12}, monkeypatch)
     discovery = Discovery("n", [runtime])
-    expected = {"n/80": first.pid, f"n/80@{second.pid}": second.pid}
-    assert {i.id: i.pid for i in discovery.find(0.0)} == expected
-    assert {i.id: i.pid for i in discovery.find(instances.REVIEW_SECONDS)} == expected
+    expected = {"n/80@11": first, "n/80@12": second, "n/80": ours}
+    for seconds in (0.0, instances.INSTANCE_SECONDS):
+        assert {i.id: i.pid for i in discovery.find(seconds)} == expected
+
+
+def test_of_two_on_one_port_the_first_keeps_the_id_until_it_ends(
+    runtime: Marked, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    same_port(runtime, {}, monkeypatch)
+    first, _ = start()
+    discovery = Discovery("n", [runtime])
+    discovery.find(0.0)
+    second, _ = start()
+    for seconds in (2.0, 4.0, instances.INSTANCE_SECONDS):
+        assert {i.id: i.pid for i in discovery.find(seconds)} == {"n/80": first.pid}
+    assert caplog.text.count(f"pid {second.pid} listens on that port too") == 1
+    first.kill()
+    first.wait()
+    found = discovery.find(instances.INSTANCE_SECONDS + instances.SCAN_SECONDS)
+    assert {i.id: i.pid for i in found} == {"n/80": second.pid}
 
 
 def test_a_process_we_may_not_look_into_is_told_once(

@@ -238,6 +238,17 @@ def test_unavailable_is_said_once_and_tried_again_each_minute(caplog: pytest.Log
     assert bench.vitals.collector_failures == 0
 
 
+@pytest.mark.parametrize(("remedy", "level"), [("plug it in", logging.WARNING), ("", logging.INFO)])
+def test_what_no_remedy_could_change_is_no_warning(remedy: str, level: int, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    def refuse() -> None:
+        raise Unavailable("no such device", remedy)
+
+    Bench(Fake(on_open=refuse)).run(2)
+    assert [r.levelno for r in caplog.records if "not available" in r.getMessage()] == [level]
+
+
 def test_opening_may_take_its_time() -> None:
     with hanging() as event:
         slow = Fake("slow", on_open=lambda: event.wait(20))

@@ -183,6 +183,35 @@ def test_the_whole_tree_is_added_up(start: Callable[..., psutil.Popen]) -> None:
     assert 0 <= other <= busy
 
 
+def test_the_lifetime_of_a_process_that_was_overlooked_is_not_of_one_window(
+    start: Callable[..., psutil.Popen], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start(NEST)
+    watch = Watch(instance_of(server))
+    watch.until(lambda: any(child.cpu_times().user > 0.2 for child in server.children()))
+    with monkeypatch.context() as patch:
+        patch.setattr("trimtab.agent.collectors.process.tree", lambda pid: tree(pid)[:1])
+        watch.read()
+    watch.read()
+    for name in ("cpu_used_cores", "major_faults_per_second", "cpu_run_queue_ratio"):
+        assert watch.value(name) is None
+    assert watch.value("cpu_other_cores", "n") is None
+    assert watch.value("threads") == 2
+    watch.read()
+    assert watch.value("cpu_used_cores") is not None
+
+
+def test_a_process_that_began_within_the_window_counts_from_its_start(start: Callable[..., psutil.Popen]) -> None:
+    server = start("input();" + NEST)
+    watch = Watch(instance_of(server))
+    server.stdin.write("\n")
+    server.stdin.flush()
+    while not any(child.cpu_times().user > 0.2 for child in server.children()):
+        time.sleep(0.01)
+    reading = watch.read()
+    assert (watch.value("cpu_used_cores") or 0) * reading.seconds > 0.2
+
+
 def test_major_faults_are_counted(tmp_path: Path, start: Callable[..., psutil.Popen]) -> None:
     server = start(FAULT, str(tmp_path / "pages"))
     assert server.stdout.readline() == "ready\n"

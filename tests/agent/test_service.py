@@ -77,6 +77,13 @@ def start(state: Path, port: int) -> subprocess.Popen[str]:
     )
 
 
+def stopped() -> threading.Event:
+    """An agent that should not start and yet does ends at once."""
+    stop = threading.Event()
+    stop.set()
+    return stop
+
+
 def spool_bytes(state: Path) -> int:
     return sum(path.stat().st_size for path in (state / "spool").glob("*.windows"))
 
@@ -143,17 +150,41 @@ def test_ready_comes_with_the_first_window_and_stop_ends_it_in_order(
     [
         (AgentSettings(disable=("gpuu",)), r"agent\.disable.*gpuu.*own"),
         (AgentSettings(node="a/b"), r"agent\.node.*a/b"),
+        (AgentSettings(node="gpu host 7"), r"agent\.node.*gpu host 7.*set agent\.node"),
+        (AgentSettings(node="n" * 129), r"agent\.node"),
         (AgentSettings(labels={"k": "v" * 300}), r"agent\.labels"),
+        (AgentSettings(labels={f"k{i}": "v" * 250 for i in range(17)}), r"agent\.labels.*shorter"),
         (AgentSettings(labels={f"k{i}": "" for i in range(65)}), r"agent\.labels"),
         (AgentSettings(collector="192.0.2.1:7470"), r"agent\.collector.*tls"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(tmp_path: Path, settings: AgentSettings, names: str) -> None:
     with pytest.raises(TrimtabError, match=names) as caught:
-        agent.run(settings, Tls(), tmp_path, SystemClock(), threading.Event(), lambda: None)
+        agent.run(settings, Tls(), tmp_path, SystemClock(), stopped(), lambda: None)
     assert caught.value.exit_code == Exit.SETTINGS
     assert "\n" not in str(caught.value)
     Spool(tmp_path / "spool", 64 << 20, Vitals()).close()
+
+
+def test_a_host_name_that_cannot_be_a_node_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent, "default_node", lambda: "gpu_höst")
+    with pytest.raises(TrimtabError, match=r"gpu_höst.*set agent\.node") as caught:
+        agent.run(AgentSettings(), Tls(), tmp_path, SystemClock(), stopped(), lambda: None)
+    assert caught.value.exit_code == Exit.SETTINGS
+
+
+def test_a_host_without_a_machine_id_has_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def read_text(self: Path) -> str:
+        return real(tmp_path / "absent" if str(self) == "/etc/machine-id" else self)
+
+    spool = Spool(tmp_path / "spool", 64 << 20, Vitals())
+    monkeypatch.setattr(Path, "read_text", read_text)
+    hello = agent._hello(NODE, {}, spool, SystemClock())
+    assert hello.machine_id == ""
+    assert hello.boot_id
+    spool.close()
 
 
 def test_disabled_collectors_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

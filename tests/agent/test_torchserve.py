@@ -417,10 +417,29 @@ def test_redirects_are_not_followed() -> None:
         api.get("/")
 
 
+def said_with(status: bytes, body: bytes) -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+
+
+def test_only_a_token_that_is_refused_is_not_shown_again() -> None:
+    runtime = TorchServe()
+
+    def scrape(status: bytes, started: float = 0.0) -> Vitals:
+        with answering(said_with(status, b'{"models": []}')) as url:
+            return runtime.scrape(Instance("n/1", "torchserve", 1, started, 1, 0, (), urls={"management": url}))
+
+    for status in (b"503 Service Unavailable", b"429 Too Many Requests", b"404 Not Found"):
+        with pytest.raises(NoAnswer, match=status[:3].decode()):
+            scrape(status)
+    assert scrape(b"200 OK").models == ()
+    assert scrape(b"403 Forbidden").models is None
+    assert scrape(b"200 OK").models is None
+    assert scrape(b"200 OK", started=1.0).models == ()
+
+
 @pytest.mark.parametrize("body", [b"[" * 9999, b"{}", b"[1]", b'{"models": [{"modelName": 7}]}', b"\xff\xfe"])
 def test_another_protocol_is_no_answer(body: bytes) -> None:
-    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    with answering(answer) as url:
+    with answering(said_with(b"200 OK", body)) as url:
         instance = Instance("n/1", "torchserve", 1, 0.0, 1, 0, (), urls={"management": url})
         with pytest.raises(NoAnswer):
             TorchServe().scrape(instance)
