@@ -175,6 +175,14 @@ SIGNATURES = (
     ),
     Signature(
         "server stalled",
+        0.95,
+        leads=(_instance("processes_stopped", 1, 0.15, sparse=True),),
+        supports=(ANSWERS,),
+        summary="processes of {subject} are stopped, by a signal or a debugger, all the time or in bursts",
+        remedy="Find who stops them (a debugger, a batch scheduler, SIGSTOP); SIGCONT lets them go on.",
+    ),
+    Signature(
+        "server stalled",
         0.93,
         leads=(ANSWERS,),
         needs=(IDLE,),

@@ -34,6 +34,7 @@ class Sample:
     throttling: dict[str, cgroup.Throttling] = field(default_factory=dict)
     resident_bytes: int = 0
     threads: int = 0
+    stopped: int = 0
     limit_cores: float = float("inf")
 
 
@@ -63,6 +64,7 @@ class Process:
             rate=True,
         ),
         Signal("threads", "1", "threads of its processes", "instance"),
+        Signal("processes_stopped", "1", "its processes that are stopped: by SIGSTOP or by a debugger", "instance"),
         Signal(
             "process_restarts", "1", "how often the process behind the port changed since the agent started", "instance"
         ),
@@ -106,6 +108,7 @@ class Process:
             sample.major_faults[process] = stat.major_faults
             sample.resident_bytes += stat.resident_bytes
             sample.threads += stat.threads
+            sample.stopped += stat.state in {"T", "t"}
             sample.run_queue_seconds.update(_run_queue(member))
         return sample
 
@@ -124,6 +127,7 @@ class Process:
             return None
         reading.set("instance", id_, "memory_resident_bytes", now.resident_bytes)
         reading.set("instance", id_, "threads", now.threads)
+        reading.set("instance", id_, "processes_stopped", now.stopped)
         reading.set("instance", id_, "cpu_limit_cores", now.limit_cores)
         before = self._before.get(id_)
         if before is None or before.started != now.started:

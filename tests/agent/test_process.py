@@ -254,3 +254,16 @@ def test_a_process_that_ended_is_unknown_and_no_error(start: Callable[..., psuti
     watch.read()
     assert watch.value("cpu_used_cores") is None
     assert watch.value("memory_resident_bytes") is None
+
+
+def test_stopped_processes_are_counted(start: Callable[..., psutil.Popen]) -> None:
+    process = start(NEST)
+    watch = Watch(instance_of(process))
+    watch.until(lambda: watch.value("processes_stopped") == 0 and bool(process.children()))
+    process.children()[0].suspend()
+    watch.until(lambda: watch.value("processes_stopped") == 1)
+    process.suspend()
+    watch.until(lambda: watch.value("processes_stopped") == 2)
+    process.children()[0].resume()
+    process.resume()
+    watch.until(lambda: watch.value("processes_stopped") == 0)

@@ -110,3 +110,16 @@ def test_a_cause_that_is_nearly_proved_is_told_sooner() -> None:
         stage = struck(mechanism)
         seconds[mechanism] = (stage.incidents[0].opened_unix_ns - stage.fleet.onset_ns) / 1e9
     assert seconds["cgroup CPU quota"] <= seconds["unknown"] - 2
+
+
+def test_a_server_that_is_stopped_in_bursts_is_stalled() -> None:
+    def bursts(scene: Scene, elapsed: float) -> None:
+        FAULTS["unknown"](scene, elapsed)
+        if VICTIM in scene.signals and elapsed % 3 < 1:
+            scene.signals[VICTIM]["processes_stopped"] = 2.0
+
+    stage = Stage(Fleet([("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.run(45)
+    stage.fleet.strike(bursts)
+    stage.run(16)
+    assert stage.incidents[0].causes[0].mechanism == "server stalled"
