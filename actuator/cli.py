@@ -14,10 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trimtab.actuator.snapshot import IDLE
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector.client import stub
+from trimtab.collector.client import DEADLINE_SECONDS, stub
+from trimtab.collector.node_tables import printable
 
 SILENT_SECONDS = 30.0
+_TARGET = {"": "[green]took it[/]", IDLE: f"[dim]{IDLE}[/]"}
+"""What is shown of a target that works."""
 
 
 @click.command()
@@ -28,7 +32,7 @@ SILENT_SECONDS = 30.0
 def weights(ctx: click.Context, history: int | None, collector: str | None, as_json: bool) -> None:
     """Show the balancer weights in force, and why."""
     with stub(ctx.obj, collector) as query:
-        reply: pb.DecisionsReply = query.Decisions(pb.DecisionsRequest(limit=history or 1))
+        reply: pb.DecisionsReply = query.Decisions(pb.DecisionsRequest(limit=history or 1), timeout=DEADLINE_SECONDS)
     if as_json:
         click.echo(json.dumps([_plain(d) for d in reply.decisions], indent=2))
     elif not reply.decisions:
@@ -41,9 +45,8 @@ def weights(ctx: click.Context, history: int | None, collector: str | None, as_j
 
 def _show(console: Console, decision: pb.Decision, age_seconds: float) -> None:
     reason = f": {decision.reason}" if decision.reason else ""
-    console.print(
-        f"[bold]{decision.mode}[/]{escape(reason)}  [dim]policy {decision.policy}, version {decision.version}, {age_seconds:.0f} s old[/]"
-    )
+    origin = f"policy {_safe(decision.policy)}, version {decision.version}, {age_seconds:.0f} s old"
+    console.print(f"[bold]{_safe(decision.mode)}[/]{_safe(reason)}  [dim]{origin}[/]")
     if age_seconds > SILENT_SECONDS:
         console.print(
             f"[red]The actuator has been silent for {age_seconds:.0f} s: weights should be neutral by now. Does it run?[/]"
@@ -51,17 +54,17 @@ def _show(console: Console, decision: pb.Decision, age_seconds: float) -> None:
     if not decision.weights:
         console.print("\nno instance is known")
     for model, group in groupby(sorted(decision.weights, key=lambda w: (w.model, w.instance)), key=lambda w: w.model):
-        table = Table(title=escape(model or "no model"), title_justify="left", box=None, pad_edge=False)
+        table = Table(title=_safe(model or "no model"), title_justify="left", box=None, pad_edge=False)
         for column in ("instance", "weight", "wished", "reason"):
             table.add_column(column, justify="right" if column in {"weight", "wished"} else "left")
         for w in group:
             colour = "green" if w.weight == 1 else "yellow" if w.weight > 0.5 else "red"
-            table.add_row(escape(w.instance), f"[{colour}]{w.weight:.3f}[/]", _number(w.wished), escape(w.reason))
+            table.add_row(_safe(w.instance), f"[{colour}]{w.weight:.3f}[/]", _number(w.wished), _safe(w.reason))
         console.print("\n", table, sep="")
     if decision.targets:
         table = Table(title="targets", title_justify="left", box=None, pad_edge=False, show_header=False)
         for name, error in sorted(decision.targets.items()):
-            table.add_row(escape(name), f"[red]{escape(error)}[/]" if error else "[green]took it[/]")
+            table.add_row(_safe(name), _TARGET.get(error) or f"[red]{_safe(error)}[/]")
         console.print("\n", table, sep="")
 
 
@@ -71,9 +74,9 @@ def _history(reply: pb.DecisionsReply) -> Table:
         table.add_column(column)
     for d in reply.decisions:
         steered = ", ".join(f"{w.instance} {w.weight:.3f}" for w in d.weights if w.weight < 1)
-        failing = [f"{name}: {error}" for name, error in d.targets.items() if error]
+        failing = [f"{name}: {error}" for name, error in d.targets.items() if error not in _TARGET]
         cells = (_time(d), d.mode, str(d.version), steered or "–", "; ".join(filter(None, [d.reason, *failing])))
-        table.add_row(*map(escape, cells))
+        table.add_row(*map(_safe, cells))
     return table
 
 
@@ -83,6 +86,11 @@ def _plain(decision: pb.Decision) -> dict[str, Any]:
     numbers = {"unix_ns": decision.unix_ns, "version": decision.version}
     pairs = zip(out["weights"], decision.weights, strict=True)
     return out | numbers | {"weights": [plain | {"wished": _known(w.wished)} for plain, w in pairs]}
+
+
+def _safe(text: str) -> str:
+    """For a terminal: what the collector sent is no markup, and no control sequence."""
+    return escape(printable(text))
 
 
 def _known(value: float) -> float | None:

@@ -1,13 +1,15 @@
 """The dead man's switch: a small process that puts weights back to neutral when the actuator is gone or hangs.
 
 `python -m trimtab.actuator.deadman LEDGER` reads heartbeats from its standard input, one byte each: "." alive, "q" all is neutral,
-leave. `python -m trimtab.actuator.deadman --now LEDGER` puts weights back and ends; systemd's ExecStopPost= calls it. It imports little
-and lives in a session of its own, so that what takes the actuator down leaves it standing.
+leave. It answers each "." with one. `python -m trimtab.actuator.deadman --now LEDGER` puts weights back and ends; systemd's
+ExecStopPost= calls it. It imports little and lives in a session of its own, so that what takes the actuator down leaves it standing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -20,8 +22,11 @@ from pathlib import Path
 from trimtab import TrimtabError
 from trimtab.actuator.targets import runtime
 from trimtab.actuator.targets.ledger import Ledger
+from trimtab.agent.clock import Clock
 
 SILENCE_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
+"""Nothing is steered while the switch has not answered for that long."""
 RETRY_SECONDS = 30.0
 ALIVE, LEAVE = b".", b"q"
 
@@ -31,24 +36,41 @@ log = logging.getLogger("trimtab.deadman")
 class DeadMan:
     """The actuator's end: starts the switch, and keeps it waiting."""
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, clock: Clock) -> None:
+        self._clock = clock
+        self._answered = -math.inf
         self._command = [sys.executable, "-m", "trimtab.actuator.deadman", str(ledger)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def beat(self) -> str:
-        """Say that all is well; "" when somebody listens, else why nobody does. Starts the switch when it does not run."""
+        """Say that all is well; "" when the switch is at work, else why not. Starts it when it does not run.
+
+        It may start and end at once, or hang: only an answer shows that it is at work.
+        """
+        trouble = "it does not answer"
         try:
             if self._process is None or self._process.poll() is not None:
-                self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                    self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/", start_new_session=True
-                )
-                assert self._process.stdin
-                os.set_blocking(self._process.stdin.fileno(), False)
+                self._process = self._start()
             assert self._process.stdin
+            assert self._process.stdout
+            with contextlib.suppress(BlockingIOError):
+                if os.read(self._process.stdout.fileno(), 4096):
+                    self._answered = self._clock.monotonic()
             os.write(self._process.stdin.fileno(), ALIVE)
         except OSError as error:
-            return f"no dead man's switch ({error.strerror})"
-        return ""
+            trouble = error.strerror or str(error)
+        silent = self._clock.monotonic() - self._answered > ANSWER_SECONDS
+        return f"no dead man's switch ({trouble}): neutral" if silent else ""
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", start_new_session=True
+        )
+        assert process.stdin
+        assert process.stdout
+        os.set_blocking(process.stdin.fileno(), False)
+        os.set_blocking(process.stdout.fileno(), False)
+        return process
 
     def close(self, restored: bool) -> None:
         """Tell it to leave. When not all is restored its input just ends, and it goes on trying alone."""
@@ -99,6 +121,8 @@ def watch(ledger: Ledger) -> None:
         silent = False
         if LEAVE in received:
             return
+        with contextlib.suppress(OSError):  # the actuator went away meanwhile: the end of the input comes next
+            os.write(sys.stdout.fileno(), received)
         if not received:
             restore(ledger, lambda: True)
             return

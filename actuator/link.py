@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from trimtab import TrimtabError
 from trimtab.actuator.state import check_fleet
 from trimtab.agent.clock import Clock
 from trimtab.agent.settings import Tls
@@ -44,7 +45,7 @@ class Link:
         self.refused = 0
         """Fleet states that made no sense."""
         self.unrecorded = 0
-        """Decisions that the collector did not take."""
+        """Decisions that the collector did not take, since it last took one."""
         self._stub: QueryStub | None = None
         self._call: grpc.Call | None = None
         self._decisions: queue.Queue[pb.Decision] = queue.Queue(_WAITING_MAX)
@@ -72,18 +73,18 @@ class Link:
     def _watch(self) -> None:
         backoff = _BACKOFF_SECONDS
         while not self._stop.is_set():
-            # A new channel each time: an old one would wait longer and longer before it tries again.
-            with channel(self._collector, self._tls, "actuator.collector") as line:
-                self._stub = QueryStub(line)  # type: ignore[no-untyped-call]
-                try:
+            try:
+                # A new channel each time: an old one would wait longer and longer before it tries again.
+                with channel(self._collector, self._tls, "actuator.collector") as line:
+                    self._stub = QueryStub(line)  # type: ignore[no-untyped-call]
                     call = self._call = self._stub.WatchFleet(pb.WatchFleetRequest())
                     for fleet in call:
                         backoff = _BACKOFF_SECONDS
                         self._take(fleet)
                     self._say("collector ended the stream")
-                except Exception as error:  # noqa: BLE001 - top of the loop
-                    self._say(f"collector at {self._collector}: {_words(error)}")
-                self._stub = None
+            except Exception as error:  # noqa: BLE001 - top of the loop
+                self._say(f"collector at {self._collector}: {_words(error)}")
+            self._stub = None
             self._stop.wait(backoff)
             backoff = min(backoff * 2, _BACKOFF_SECONDS_MAX)
 
@@ -105,12 +106,15 @@ class Link:
                 decision = self._decisions.get(timeout=0.2)
             except queue.Empty:
                 continue
-            stub = self._stub
+            stub, lost = self._stub, self.unrecorded
+            if lost:
+                decision.reason = "; ".join(filter(None, [decision.reason, f"decisions not recorded: {lost}"]))
             try:
                 if stub is None:
                     self.unrecorded += 1
                 else:
                     stub.RecordDecision(decision, timeout=_RECORD_SECONDS)
+                    self.unrecorded -= lost
             except (grpc.RpcError, ValueError):  # ValueError: the channel was closed meanwhile
                 self.unrecorded += 1
 
@@ -122,8 +126,6 @@ class Link:
 
 
 def _words(error: Exception) -> str:
-    return (
-        f"{error.code().name.lower()}: {error.details()}"
-        if isinstance(error, grpc.Call)
-        else f"{type(error).__name__}: {error}"
-    )
+    if isinstance(error, grpc.Call):
+        return f"{error.code().name.lower()}: {error.details()}"
+    return str(error) if isinstance(error, TrimtabError) else f"{type(error).__name__}: {error}"

@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from trimtab import Exit, TrimtabError
 from trimtab.actuator.guard import Guard, Verdict
 from trimtab.actuator.link import Heard
 from trimtab.actuator.policy import POLICIES
@@ -32,11 +33,15 @@ class Decided:
 
 
 class Pilot:
-    """States by model → policy → guard. Each model has a policy and a guard of its own, which go when the model goes."""
+    """States by model → policy → guard. Each group has a policy and a guard of its own, which go when it goes."""
 
     def __init__(self, settings: ActuatorSettings, clock: Clock) -> None:
+        """Raises TrimtabError when the settings name a policy that there is not."""
+        if settings.policy not in POLICIES:
+            message = f"actuator.policy = {settings.policy!r}: there is none of that name; choose {', '.join(sorted(POLICIES))}"
+            raise TrimtabError(message, Exit.SETTINGS)
         self._settings, self._clock = settings, clock
-        self._models: dict[str, tuple[Policy, Guard]] = {}
+        self._groups: dict[tuple[str, str], tuple[Policy, Guard]] = {}
         self._broken = 0
         self._refused = 0
 
@@ -45,11 +50,11 @@ class Pilot:
         elapsed = self._clock.monotonic() - heard.monotonic if heard else math.inf
         states = by_model(heard.fleet.instances, elapsed) if heard else []
         hold = hold or self._hold(elapsed)
-        self._models = {s.model: self._models.get(s.model) or self._new() for s in states}
+        self._groups = {s.group: self._groups.get(s.group) or self._new() for s in states}
         assignments: list[Assignment] = []
         weights: list[pb.Weight] = []
         for state in states:
-            policy, guard = self._models[state.model]
+            policy, guard = self._groups[state.group]
             refused = guard.refused
             verdicts = guard.bound(state, partial(self._wish, policy, state), hold)
             self._refused += guard.refused - refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from trimtab.actuator.follower import Follower
 from trimtab.actuator.link import Link
 from trimtab.actuator.pilot import Decided, Pilot
 from trimtab.actuator.settings import ActuatorSettings
-from trimtab.actuator.snapshot import Cache, Snapshot
-from trimtab.actuator.targets.discovery import SOCKETS_MAX, sockets
+from trimtab.actuator.snapshot import IDLE, Cache, Snapshot
+from trimtab.actuator.targets.discovery import SOCKETS_MAX, Finder
 from trimtab.actuator.targets.feed import Feed
 from trimtab.actuator.targets.haproxy import HAProxy
 from trimtab.actuator.targets.ledger import Ledger
@@ -23,7 +23,6 @@ from trimtab.agent.settings import Tls, default_node
 from trimtab.agent.wire import query_pb2 as pb
 
 STEP_SECONDS = 1.0
-_DISCOVER_SECONDS = 10.0
 _RECORD_SECONDS = 10.0
 _LET_GO_SECONDS = 3.0
 _NAMED_MAX = 3
@@ -50,7 +49,7 @@ def run(
         # What an actuator before this one may have left behind.
         restore(ledger, lambda: False)
         actuator = Actuator(settings, clock, cache, link, ledger)
-        deadman = DeadMan(ledger_path)
+        deadman = DeadMan(ledger_path, clock)
         try:
             actuator.step(deadman.beat())
             ready()
@@ -67,15 +66,14 @@ class Actuator:
         self._settings, self._clock, self._cache, self._link, self._ledger = settings, clock, cache, link, ledger
         self._pilot = Pilot(settings, clock)
         self._followers: dict[str, Follower] = {}
-        self._discover_at = self._record_at = clock.monotonic()
+        self._finder = Finder(settings.haproxy_sockets)
+        self._record_at = clock.monotonic()
         self._recorded: tuple[object, ...] = ()
 
     def step(self, hold: str = "") -> None:
         """Hear, decide, publish, record."""
         now = self._clock.monotonic()
-        if now >= self._discover_at:
-            self._discover_at = now + _DISCOVER_SECONDS
-            self._discover()
+        self._follow(self._finder.found)
         decided = self._pilot.decide(self._link.heard, hold)
         snapshot = self._cache.publish(decided.snapshot)
         decision = self._decision(decided, snapshot)
@@ -86,6 +84,7 @@ class Actuator:
 
     def let_go(self) -> bool:
         """Neutral weights everywhere; whether every target took them."""
+        self._finder.close()
         decided = self._pilot.decide(self._link.heard, "actuator stopped: neutral")
         snapshot = self._cache.publish(decided.snapshot)
         for follower in self._followers.values():
@@ -94,35 +93,34 @@ class Actuator:
         self._link.record(self._decision(decided, snapshot))
         return all(restored)
 
-    def _discover(self) -> None:
+    def _follow(self, paths: Sequence[str]) -> None:
         """Follow the sockets that are there; let go of those that are no more."""
-        paths = sockets(self._settings.haproxy_sockets)
         for path in [p for p, f in self._followers.items() if p not in paths and f.error and not Path(p).exists()]:
             self._followers.pop(path).stop()
         node = self._settings.node or default_node()
         for path in paths:
             if path not in self._followers and len(self._followers) < SOCKETS_MAX:
-                target = HAProxy(path, node, self._settings.guard.weight_min, self._ledger)
+                named = path in self._settings.haproxy_sockets
+                target = HAProxy(path, node, self._settings.guard.weight_min, self._ledger, named)
                 self._followers[path] = Follower(target, self._cache)
 
     def _decision(self, decided: Decided, snapshot: Snapshot) -> pb.Decision:
         refused = f"fleet states refused: {self._link.refused}" if self._link.refused else ""
-        unrecorded = f"decisions not recorded: {self._link.unrecorded}" if self._link.unrecorded else ""
         return pb.Decision(
             unix_ns=snapshot.unix_ns,
             version=snapshot.version,
             mode=snapshot.mode,
             policy=self._settings.policy,
-            reason="; ".join(filter(None, [decided.reason, self._unreached(snapshot), refused, unrecorded])),
+            reason="; ".join(filter(None, [decided.reason, self._unreached(snapshot), refused])),
             weights=decided.weights,
-            targets={f.target.name: f.error for f in self._followers.values()},
+            targets={f.target.name: f.error or ("" if f.target.matched else IDLE) for f in self._followers.values()},
         )
 
     def _unreached(self, snapshot: Snapshot) -> str:
-        """Names the instances that no HAProxy here holds, once all HAProxies have told what they hold."""
-        if not self._followers or any(f.error for f in self._followers.values()):
-            return ""
+        """Names the instances that no HAProxy here holds, once all have told what they hold and some hold any."""
         held = frozenset[str]().union(*(f.target.matched for f in self._followers.values()))
+        if not held or any(f.error for f in self._followers.values()):
+            return ""
         lost = [a.instance for a in snapshot.assignments if a.instance not in held]
         more = f" and {len(lost) - _NAMED_MAX} more" if len(lost) > _NAMED_MAX else ""
         return f"in no HAProxy here: {', '.join(lost[:_NAMED_MAX])}{more}" if lost else ""

@@ -17,7 +17,7 @@ class GuardSettings(Section, frozen=True):
     step_up_max: Ratio = 0.05
     """Most that a weight may rise in one second."""
     drained_share_max: Ratio = 0.5
-    """Most of a model's total neutral weight that may be taken away."""
+    """Most that may be taken away of a model's neutral shares; its instances count alike, whatever their configured weights."""
     stale_seconds: Positive = 10.0
     """Age of the collector's word, and of an instance's telemetry, beyond which weights are neutral."""
     breaker_margin: Ratio = 0.2
@@ -37,8 +37,8 @@ class ActuatorSettings(Section, frozen=True):
     """Name of this host in the fleet; empty: as `agent.node`. Loopback addresses of another node are not this host's."""
     mode: Literal["active", "shadow", "neutral"] = "active"
     """active: steer; shadow: decide and record, but keep weights neutral; neutral: keep weights neutral."""
-    policy: Literal["proportional", "neutral"] = "proportional"
-    """Which policy wishes for weights."""
+    policy: str = "proportional"
+    """Which policy wishes for weights (docs/routing.md)."""
     haproxy_sockets: tuple[str, ...] = ("auto",)
     """HAProxy Runtime API sockets; "auto" finds those of the HAProxy processes on this host; [] for none."""
     guard: GuardSettings = GuardSettings()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 Mode = Literal["active", "shadow", "neutral"]
+IDLE = "steers nothing here"
+"""What a decision says of a target that works and holds no known instance."""
 
 
 @dataclass(frozen=True, slots=True)

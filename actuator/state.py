@@ -20,7 +20,7 @@ _ADDRESSES_MAX = 16
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """All instances of one model, each array float64 [instances] unless said otherwise."""
+    """All instances of one model, or one whose model is not known; each array float64 [instances] unless said otherwise."""
 
     model: str
     ids: tuple[str, ...]
@@ -44,6 +44,11 @@ class State:
     mechanisms: tuple[str, ...]
     """The first cause's mechanism; "" without an open incident."""
 
+    @property
+    def group(self) -> tuple[str, str]:
+        """Who is compared with whom: the model, or the one instance whose model is not known."""
+        return self.model, "" if self.model else self.ids[0]
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -61,15 +66,15 @@ def check_fleet(fleet: pb.FleetState) -> None:
 
 
 def by_model(instances: Sequence[pb.InstanceState], elapsed_seconds: float = 0.0) -> list[State]:
-    """One state a model, models and instances in the order of their names.
+    """One state a model, models and instances in the order of their names. An instance without a model has no peers: it is alone.
 
     `elapsed_seconds` is the time since the collector said so; the instances' telemetry is that much older. Values that no
     measurement can have are unknown.
     """
-    groups: dict[str, list[pb.InstanceState]] = {}
+    groups: dict[tuple[str, str], list[pb.InstanceState]] = {}
     for instance in sorted(instances, key=lambda i: i.id):
-        groups.setdefault(instance.model, []).append(instance)
-    return [_state(model, groups[model], elapsed_seconds) for model in sorted(groups)]
+        groups.setdefault((instance.model, "" if instance.model else instance.id), []).append(instance)
+    return [_state(group[0], groups[group], elapsed_seconds) for group in sorted(groups)]
 
 
 def _state(model: str, group: Sequence[pb.InstanceState], elapsed_seconds: float) -> State:

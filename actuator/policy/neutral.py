@@ -14,3 +14,6 @@ class Neutral:
 
     def decide(self, state: State) -> Vector:
         return np.ones(len(state))
+
+
+POLICY = Neutral

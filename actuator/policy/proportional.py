@@ -7,7 +7,8 @@ import numpy as np
 from trimtab.actuator.state import State, Vector
 
 BAND = 1.5
-"""Up to this many times the peers' latency is equal. Noise widens it: a mean of n requests is known to about 1/sqrt(n), and three times that is not yet news."""
+"""Up to this many times the peers' latency is equal. Noise widens it: a mean of n requests is known to about 1/sqrt(n), and three
+times that is not yet news."""
 STALE_SECONDS = 10.0
 _MEMORY = 0.93
 """What a second is worth a second later: about fifteen seconds count, longer than what a busy host does to one of two equal instances."""
@@ -60,3 +61,6 @@ def _median_of_others(values: Vector) -> Vector:
         return ascending[np.where(position < ranks, position, position + 1)]
 
     return (at((others - 1) // 2) + at(others // 2)) / 2
+
+
+POLICY = Proportional

@@ -20,18 +20,21 @@ STATIC = {"source", "uri", "url_param", "hdr", "rdp-cookie", "static-rr", "hash"
 class HAProxy:
     """One HAProxy, by its Runtime API socket.
 
-    What HAProxy reports is compared with what is wanted each time, so that one that was restarted gets its weights again. Backends
-    without a known instance are not touched; one whose instances are gone is given back.
+    What HAProxy reports is compared with what is wanted each time, so that one that was restarted gets its weights again. Only
+    backends where a weight is not neutral are touched; one that was steered is given back once.
     """
 
-    def __init__(self, path: str, node: str, weight_min: float, ledger: Ledger) -> None:
-        """`node`: the name of this host, whose loopback addresses are meant; at or below `weight_min` an instance is drained."""
+    def __init__(self, path: str, node: str, weight_min: float, ledger: Ledger, named: bool = True) -> None:
+        """`node`: the name of this host, whose loopback addresses are meant; at or below `weight_min` an instance is drained.
+
+        `named`: the operator named this HAProxy, so that it is an error when it holds no known instance.
+        """
         self.name = f"haproxy {path}"
-        self._path, self._node, self._weight_min, self._ledger = path, node, weight_min, ledger
+        self._path, self._node, self._weight_min, self._ledger, self._named = path, node, weight_min, ledger, named
         self.matched: frozenset[str] = frozenset()
 
     def apply(self, snapshot: Snapshot) -> None:
-        instances = self._by_address(snapshot.assignments)
+        candidates = self._by_address(snapshot.assignments)
         servers, algorithms = runtime.servers(self._path)
         backends: dict[str, list[Server]] = {}
         for server in servers:
@@ -39,61 +42,76 @@ class HAProxy:
         orders: list[tuple[Server, str]] = []
         ours: set[str] = set()
         held = self._ledger.read().get(self._path, set())
-        matched: set[str] = set()
+        known = {key: self._meant(candidates[key]) for key in map(_key, servers) if key in candidates}
         for backend, group in backends.items():
-            known = [instances.get(address(s.address, s.port)) for s in group]
-            if not any(known) and backend not in held:
-                continue
-            matched.update(a.instance for a in known if a)
-            shares = [a.weight if a else 1.0 for a in known]
-            wanted = weights([s.initial for s in group], shares, algorithms.get(backend, ""), self._weight_min)
+            shares = [a.weight if (a := known.get(_key(s))) else 1.0 for s in group]
+            wanted = weights(group, shares, algorithms.get(backend, ""), self._weight_min)
             if any(weight != "100%" for weight in wanted):
                 ours.add(backend)
-            orders += [(s, w) for s, w in zip(group, wanted, strict=True) if s.weight != _units(w, s)]
+            if backend in held | ours:
+                orders += [(s, w) for s, w in zip(group, wanted, strict=True) if s.weight != _units(w, s)]
         self._ledger.set(self._path, held | ours)
         runtime.set_weights(self._path, orders)
         self._ledger.set(self._path, ours)
-        self.matched = frozenset(matched)
-        if snapshot.assignments and not matched:
-            message = f"none of its {len(servers)} servers has the address of a known instance"
-            raise TrimtabError(
-                f"{self._path}: {message}; on one host, is actuator.node ({self._node}) the agent's node?"
-            )
+        self.matched = frozenset(a.instance for a in known.values() if a)
+        self._check(snapshot, len(servers), {key: candidates[key] for key, meant in known.items() if not meant})
 
     def neutral(self) -> None:
         runtime.neutral(self._path, self._ledger.read().get(self._path, set()))
         self._ledger.set(self._path, set())
 
-    def _by_address(self, assignments: Sequence[Assignment]) -> dict[str, Assignment]:
+    def _by_address(self, assignments: Sequence[Assignment]) -> dict[str, set[Assignment]]:
         """Assignments by "address:port". A loopback address means the host it is on: only this host's count."""
-        out: dict[str, Assignment] = {}
+        out: dict[str, set[Assignment]] = {}
         for assignment in assignments:
-            here = assignment.instance.partition("/")[0] == self._node
             for text in assignment.addresses:
                 host, _, port = text.rpartition(":")
                 key = address(host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0)
-                if key and (here or not key.startswith(("127.", "::1:"))):
-                    out[key] = assignment
+                if key and (self._here(assignment) or not key.startswith(("127.", "::1:"))):
+                    out.setdefault(key, set()).add(assignment)
         return out
 
+    def _meant(self, candidates: set[Assignment]) -> Assignment | None:
+        """Whom this HAProxy reaches at an address: every container host may have a 172.17.0.2, and this host reaches its own."""
+        meant = {a for a in candidates if self._here(a)} or candidates
+        return next(iter(meant)) if len(meant) == 1 else None
 
-def weights(initial: Sequence[int], shares: Sequence[float], algorithm: str, weight_min: float) -> list[str]:
+    def _here(self, assignment: Assignment) -> bool:
+        return assignment.instance.partition("/")[0] == self._node
+
+    def _check(self, snapshot: Snapshot, servers: int, unclear: dict[str, set[Assignment]]) -> None:
+        """Raises TrimtabError where instances and servers do not meet as they should."""
+        for key, candidates in unclear.items():
+            names = sorted(a.instance for a in candidates)
+            several = f"{key} is the address of {', '.join(names[:2])}" + (" and others" if len(names) > 2 else "")
+            raise TrimtabError(f"{self._path}: {several}: steered by none of them; give each an address of its own")
+        if self._named and snapshot.assignments and not self.matched:
+            message = f"none of its {servers} servers has the address of a known instance"
+            raise TrimtabError(
+                f"{self._path}: {message}; on one host, is actuator.node ({self._node}) the agent's node?"
+            )
+
+
+def weights(servers: Sequence[Server], shares: Sequence[float], algorithm: str, weight_min: float) -> list[str]:
     """The weights of one backend's servers as HAProxy takes them: "100%" each when all shares are 1.
 
     A configured weight of 1 cannot be divided, so that the largest is scaled up to 256 and the others with it, at least 1 unless
-    drained. COARSE algorithms do not heed the least weight and STATIC ones take none: there such an instance is drained entirely.
+    drained. COARSE algorithms do not heed the least weight and STATIC ones take none: there such an instance is drained entirely,
+    but only while another usable server stays.
     """
     static = algorithm in STATIC
-    if static or algorithm in COARSE:
-        shares = [0.0 if share <= weight_min else share for share in shares]
+    least = weight_min if static or algorithm in COARSE else 0.0
+    drained = [share <= least for share in shares]
+    if not any(s.usable and s.initial and not out for s, out in zip(servers, drained, strict=True)):
+        drained = [False] * len(servers)
     if static:
-        return ["0%" if share == 0 else "100%" for share in shares]
-    if all(share == 1 for share in shares) or not any(initial):
-        return ["100%"] * len(shares)
-    scale = WEIGHT_MAX / max(initial)
+        return ["0%" if out else "100%" for out in drained]
+    largest = max(s.initial for s in servers)
+    if all(share == 1 for share in shares) or not largest:
+        return ["100%"] * len(servers)
     return [
-        "0" if share == 0 or weight == 0 else str(max(1, round(weight * share * scale)))
-        for weight, share in zip(initial, shares, strict=True)
+        "0" if out or not s.initial else str(max(1, round(s.initial * share * WEIGHT_MAX / largest)))
+        for s, share, out in zip(servers, shares, drained, strict=True)
     ]
 
 
@@ -103,6 +121,10 @@ def address(host: str, port: int) -> str:
         return f"{ipaddress.ip_address(host).compressed}:{port}" if port else ""
     except ValueError:
         return f"127.0.0.1:{port}" if host == "localhost" and port else ""
+
+
+def _key(server: Server) -> str:
+    return address(server.address, server.port)
 
 
 def _units(weight: str, server: Server) -> int:

@@ -17,6 +17,10 @@ from trimtab import TrimtabError
 TIMEOUT_SECONDS = 1.0
 ANSWER_BYTES_MAX = 8 << 20
 WEIGHT_MAX = 256
+_RUNNING = 2
+"""SRV_ST_RUNNING of srv_op_state."""
+_OUT = 0x7B
+"""The bits of srv_admin_state that are maintenance or drain: all but 0x04, which tells only where maintenance came from."""
 _LINE_BYTES_MAX = 8000
 """HAProxy reads a line of commands into a buffer of 16 KiB (tune.bufsize)."""
 _REMEDIES = {
@@ -38,6 +42,8 @@ class Server:
     weight: int
     initial: int
     """The weight in the configuration file: neutral."""
+    usable: bool
+    """Whether it takes requests: it runs, and is neither in maintenance nor drained by its administrative state."""
 
 
 def ask(path: str, commands: str) -> str:
@@ -100,6 +106,7 @@ def _server(fields: dict[str, str]) -> Server:
         port=int(fields["srv_port"]),
         weight=int(fields["srv_uweight"]),
         initial=int(fields["srv_iweight"]),
+        usable=int(fields["srv_op_state"]) == _RUNNING and not int(fields["srv_admin_state"]) & _OUT,
     )
 
 

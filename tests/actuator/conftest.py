@@ -153,6 +153,10 @@ class Collector(QueryServicer):
         """Not 0: it hangs, and repeats this word."""
         self.decisions: list[pb.Decision] = []
         self.now_unix_ns = 0
+        self.hang_seconds = 0.0
+        """How long questions wait for their answer."""
+        self.refuses = False
+        """Whether decisions are refused."""
         self._server = grpc.server(ThreadPoolExecutor(8))
         add_QueryServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -168,12 +172,19 @@ class Collector(QueryServicer):
     def RecordDecision(  # noqa: N802
         self, request: pb.Decision, context: grpc.ServicerContext
     ) -> pb.RecordDecisionReply:
+        if self.refuses:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "refused")
         self.decisions.append(request)
         return pb.RecordDecisionReply()
 
     def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
+        time.sleep(self.hang_seconds)
         newest = self.decisions[::-1][: request.limit]
         return pb.DecisionsReply(decisions=newest, now_unix_ns=self.now_unix_ns)
+
+    def Nodes(self, request: pb.NodesRequest, context: grpc.ServicerContext) -> pb.NodesReply:  # noqa: N802
+        time.sleep(self.hang_seconds)
+        return pb.NodesReply()
 
     def close(self) -> None:
         self._server.stop(None).wait()

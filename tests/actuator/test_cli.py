@@ -8,8 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from tests.actuator.conftest import NAN, Collector
-from trimtab import Exit, TrimtabError
+from trimtab import Exit, TrimtabError, doctor
+from trimtab.actuator import cli
 from trimtab.actuator.cli import weights
+from trimtab.actuator.settings import ActuatorSettings
+from trimtab.actuator.snapshot import IDLE
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.settings import Settings
 
@@ -81,6 +84,41 @@ def test_json_has_numbers_and_null_for_the_unknown(collector: Collector) -> None
     assert shown["unix_ns"] == NOW - 2 * SECOND
     assert [w["wished"] for w in shown["weights"]] == [1, 0, None]
     assert shown["targets"]["haproxy /run/a.sock"] == ""
+
+
+def test_an_idle_target_is_a_note_and_no_failure(collector: Collector) -> None:
+    shown = decision(2, 1.0)
+    shown.targets["haproxy /run/b.sock"] = IDLE
+    collector.decisions = [shown]
+    line = ["--collector", f"127.0.0.1:{collector.port}"]
+    collector.now_unix_ns = NOW
+    done = CliRunner().invoke(weights, line, obj=Settings(), env={"FORCE_COLOR": "1", "COLUMNS": "120"})
+    assert "steers nothing here" in done.output
+    assert "\x1b[31m" not in done.output, "nothing is red"
+    assert IDLE not in run(collector, "--history", "1")
+
+
+def test_texts_do_not_steer_the_terminal(collector: Collector) -> None:
+    shown = decision(2, 0.005)
+    shown.mode = shown.policy = shown.reason = "\x1b]0;owned\x07"
+    shown.weights[1].instance = shown.weights[1].reason = shown.weights[0].model = "\x1b[2J"
+    shown.targets["\x1b[2Jname"] = "\x1b[2Jerror"
+    collector.decisions = [shown]
+    for arguments in ([], ["--history", "1"], ["--json"]):
+        assert "\x1b" not in run(collector, *arguments)
+
+
+def test_a_collector_that_hangs_is_not_waited_for(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
+    collector.hang_seconds = 3
+    monkeypatch.setattr(cli, "DEADLINE_SECONDS", 0.3)
+    with pytest.raises(TrimtabError, match="no collector answers"):
+        run(collector)
+    monkeypatch.setattr(doctor, "DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr(doctor.agent, "checks", list)
+    monkeypatch.setattr(doctor.actuator, "checks", lambda _: [])
+    settings = Settings(actuator=ActuatorSettings(collector=f"127.0.0.1:{collector.port}"))
+    done = CliRunner().invoke(doctor.doctor, ["--json"], obj=settings)
+    assert "no collector answers" in done.output
 
 
 def test_no_collector_is_one_clear_line() -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -17,10 +22,11 @@ from trimtab import TrimtabError
 from trimtab.actuator.doctor import checks
 from trimtab.actuator.settings import ActuatorSettings
 from trimtab.actuator.snapshot import Assignment, Snapshot
-from trimtab.actuator.targets import runtime
-from trimtab.actuator.targets.discovery import sockets
+from trimtab.actuator.targets import discovery, runtime
+from trimtab.actuator.targets.discovery import Finder, sockets
 from trimtab.actuator.targets.haproxy import HAProxy, address, weights
 from trimtab.actuator.targets.ledger import Ledger
+from trimtab.actuator.targets.runtime import Server
 
 MakeBalancer = Callable[..., Balancer]
 
@@ -60,6 +66,21 @@ def test_static_algorithms_are_drained_or_left(balancer: MakeBalancer, tmp_path:
     assert be.weights() == [10, 10, 0]
 
 
+@pytest.mark.parametrize("balance", ["leastconn", "first", "static-rr"])
+def test_the_last_usable_server_is_never_drained(balancer: MakeBalancer, tmp_path: Path, balance: str) -> None:
+    be = balancer(balance)
+    haproxy = target(be, tmp_path)
+    haproxy.apply(snapshot(be, 0.005, 1, 1))
+    assert be.weights()[0] == 0
+    runtime.ask(be.socket, "set server be/s1 state maint;set server be/s2 state drain")
+    haproxy.apply(snapshot(be, 0.005, 1, 1))
+    assert be.requests(40)[0] == 1, "the operator took the others out"
+    runtime.ask(be.socket, "set server be/s1 state ready;set server be/s2 state ready")
+    haproxy.apply(snapshot(be, 0.005, 0.005, 0.005))
+    assert 0 not in be.weights(), "the whole backend is at the least weight"
+    assert sum(be.requests(40)) == 1
+
+
 def test_neutral_is_what_the_operator_configured(balancer: MakeBalancer, tmp_path: Path) -> None:
     be = balancer("roundrobin", (100, 50, 10))
     haproxy = target(be, tmp_path)
@@ -75,13 +96,62 @@ def test_neutral_is_what_the_operator_configured(balancer: MakeBalancer, tmp_pat
 
 def test_only_backends_of_known_instances_are_touched(balancer: MakeBalancer, tmp_path: Path) -> None:
     be, haproxy = (made := balancer("roundrobin")), target(made, tmp_path)
-    runtime.ask(be.socket, "set weight other/s0 3")
+    be.set("other/s0", "3")
     haproxy.apply(snapshot(be, 1, 0.5))
     assert be.weights() == [256, 128, 256], "the unknown third server keeps its part"
     assert haproxy.matched == {f"{NODE}/{be.ports[0]}", f"{NODE}/{be.ports[1]}"}
     haproxy.apply(Snapshot("active", (), 1))
     assert be.weights() == [1, 1, 1], "given back when its instances are gone"
     assert be.weights("other") == [3]
+
+
+@pytest.mark.parametrize("mode", ["shadow", "neutral", "active"])
+def test_weights_set_by_hand_stay_while_nothing_is_steered(
+    balancer: MakeBalancer, tmp_path: Path, mode: Literal["shadow", "neutral", "active"]
+) -> None:
+    be, haproxy = (made := balancer("roundrobin", (10, 10, 10))), target(made, tmp_path)
+    neutral = replace(snapshot(be, 1, 1, 1), mode=mode)
+    be.set("be/s0", "3")
+    haproxy.apply(neutral)
+    assert be.weights() == [3, 10, 10]
+    haproxy.apply(snapshot(be, 1, 1, 0.5))
+    haproxy.apply(neutral)
+    assert be.weights() == [10, 10, 10], "what was steered is given back"
+    be.set("be/s0", "3")
+    haproxy.apply(neutral)
+    assert be.weights() == [3, 10, 10], "once"
+
+
+def test_an_address_of_two_instances_means_the_one_on_this_host_or_nobody(
+    balancer: MakeBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be = balancer("roundrobin")
+    real = runtime.servers
+
+    def bridged(path: str) -> tuple[list[Server], dict[str, str]]:
+        found, algorithms = real(path)
+        return [replace(s, address="172.17.0.2") if s.backend == "be" else s for s in found], algorithms
+
+    monkeypatch.setattr(runtime, "servers", bridged)
+    [first, second, _] = [f"172.17.0.2:{s.port}" for s in bridged(be.socket)[0] if s.backend == "be"]
+    ours = Assignment(f"{NODE}/1", "m", (first, second), 0.5)
+    theirs = Assignment("there/1", "m", (first,), 0.1)
+    haproxy = target(be, tmp_path)
+    for both in ((ours, theirs), (theirs, ours)):
+        haproxy.apply(Snapshot("active", both, 1))
+        assert be.weights() == [128, 128, 256]
+    third = Assignment("elsewhere/1", "m", (first,), 0.2)
+    with pytest.raises(TrimtabError, match=f"{first} is the address of elsewhere/1, there/1"):
+        haproxy.apply(Snapshot("active", (theirs, third, replace(ours, addresses=(second,))), 1))
+    assert be.weights() == [256, 128, 256]
+    assert haproxy.matched == {f"{NODE}/1"}
+
+
+def test_an_haproxy_that_nobody_named_may_hold_no_instance(balancer: MakeBalancer, tmp_path: Path) -> None:
+    be = balancer("roundrobin")
+    haproxy = HAProxy(be.socket, NODE, 0.005, Ledger(tmp_path / "steered.json"), named=False)
+    haproxy.apply(snapshot(be, 1, 0.5, 1, node="elsewhere"))
+    assert haproxy.matched == frozenset()
 
 
 def test_loopback_of_another_node_is_not_ours(balancer: MakeBalancer, tmp_path: Path) -> None:
@@ -138,6 +208,54 @@ def test_discovery_finds_the_admin_socket_of_a_running_haproxy(balancer: MakeBal
     assert any(c.name == "haproxy balance" and "leastconn" in c.detail for c in checks(ActuatorSettings()))
 
 
+def test_no_local_user_can_break_the_search(
+    balancer: MakeBalancer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be = balancer("roundrobin")
+    odd = [b"caf\xff", b"a b", b"line\nend: x y zz", b"fs\x1cgs\x1dnel\xc2\x85", b"0: 1 2 zz"]
+    with contextlib.ExitStack() as stack:
+        for name in odd:
+            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(os.fsencode(tmp_path) + b"/" + name)
+            listener.listen()
+        # A name of 15 bytes that the kernel cuts inside a character.
+        script = "import sys; open('/proc/self/comm', 'wb').write(b'fifteen bytes \\xc3'); print(flush=True); sys.stdin.read()"
+        process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        stack.callback(process.communicate)
+        assert process.stdout
+        process.stdout.readline()
+        assert be.socket in sockets(("auto",))
+    table = tmp_path / "unix"
+    table.write_bytes(b"Num RefCount\nzz: 1 2 nonsense 4 5 6 /run/x\n0: 1\n\n")
+    monkeypatch.setattr(discovery, "_UNIX_TABLE", table)
+    sockets(("auto",))
+
+
+def test_the_search_does_not_hold_up_who_decides_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, looks = threading.Event(), []
+
+    def look(wanted: tuple[str, ...]) -> list[str]:
+        looks.append(wanted)
+        assert silent.wait(10)
+        if len(looks) == 1:
+            raise UnicodeDecodeError("utf-8", b"", 0, 1, "odd")
+        return ["/named", "/found"]
+
+    monkeypatch.setattr(discovery, "sockets", look)
+    monkeypatch.setattr(discovery, "_LOOK_SECONDS", 0.05)
+    finder = Finder(("/named", "auto"))
+    assert finder.found == ["/named"]
+    silent.set()
+    until(lambda: finder.found == ["/named", "/found"], 5, "found in the end")
+    finder.close()
+
+
+def test_the_search_asks_a_limited_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_listening", lambda: ((str(k), f"/run/{k}") for k in range(1000)))
+    monkeypatch.setattr(discovery, "_held_by_haproxy", lambda: map(str, range(1000)))
+    assert len(discovery.candidates()) == 64
+
+
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 400 Bad\n\n", b"1\n# be_id\nx\n\n", b"x" * (9 << 20), None])
 def test_a_socket_that_is_no_haproxy_is_an_error(tmp_path: Path, answer: bytes | None) -> None:
     path = str(tmp_path / "s")
@@ -161,17 +279,27 @@ def test_a_socket_that_is_no_haproxy_is_an_error(tmp_path: Path, answer: bytes |
         thread.join()
 
 
-@given(st.lists(st.tuples(st.integers(0, 256), st.floats(0, 1)), min_size=1, max_size=20))
-def test_weights_are_always_ones_that_haproxy_takes(servers: list[tuple[int, float]]) -> None:
-    initial, shares = zip(*servers, strict=True)
-    out = weights(initial, shares, "roundrobin", 0.005)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 256), st.one_of(st.just(0.0), st.floats(0, 1)), st.booleans()), min_size=1, max_size=9
+    ),
+    st.sampled_from(["roundrobin", "leastconn"]),
+)
+def test_weights_are_always_ones_that_haproxy_takes(group: list[tuple[int, float, bool]], algorithm: str) -> None:
+    initial, shares, usable = zip(*group, strict=True)
+    servers = [Server("be", "s", "10.0.0.1", 80, i, i, u) for i, u in zip(initial, usable, strict=True)]
+    out = weights(servers, shares, algorithm, 0.005)
     if set(out) == {"100%"}:
         assert all(s == 1 for s in shares) or not any(initial)
         return
+    least = 0.005 if algorithm == "leastconn" else 0
+    takes = any(first and share > least and u for first, share, u in group)
     for weight, first, share in zip(map(int, out), initial, shares, strict=True):
         assert 0 <= weight <= 256
-        assert (weight == 0) == (first == 0 or share == 0)
-        assert abs(weight - first * share * 256 / max(initial)) <= 1
+        assert (weight == 0) == (first == 0 or (share <= least and takes))
+        assert abs(weight - first * share * 256 / max(initial)) <= (2 if least else 1)
+    if any(first and u for first, u in zip(initial, usable, strict=True)):
+        assert any(int(w) and u for w, u in zip(out, usable, strict=True)), "nobody is left to answer"
 
 
 def test_addresses_meet_in_one_spelling() -> None:

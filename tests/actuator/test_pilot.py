@@ -72,6 +72,18 @@ def test_malformed_fleets_are_refused(group: list[pb.InstanceState]) -> None:
         check_fleet(pb.FleetState(instances=group))
 
 
+def test_who_has_no_model_has_no_peers() -> None:
+    clock = ManualClock()
+    pilot = Pilot(ActuatorSettings(), clock)
+    fast = [instance(f"resnet/{k}", model="", latency_mean_seconds=0.01) for k in range(2)]
+    slow = [instance(f"llm/{k}", model="", latency_mean_seconds=3.0) for k in range(2)]
+    for _ in range(30):
+        clock.advance(1)
+        decided = pilot.decide(Heard(pb.FleetState(instances=[*fast, *slow]), clock.monotonic()))
+    assert [a.weight for a in decided.snapshot.assignments] == [1, 1, 1, 1]
+    assert {a.model for a in decided.snapshot.assignments} == {""}
+
+
 def test_telemetry_ages_while_the_collector_is_silent() -> None:
     [state] = by_model([instance("a/1", age_seconds=0.5)], elapsed_seconds=7)
     assert state.age_seconds.tolist() == [7.5]

@@ -17,6 +17,8 @@ from tests.actuator.conftest import NODE, Balancer, Collector, instance, until
 from trimtab import Exit, TrimtabError
 from trimtab.actuator import server
 from trimtab.actuator.settings import ActuatorSettings, GuardSettings
+from trimtab.actuator.snapshot import IDLE
+from trimtab.actuator.targets import discovery
 from trimtab.actuator.targets.ledger import Ledger
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.settings import Tls
@@ -159,6 +161,26 @@ def test_a_start_cleans_up_what_was_left_behind(balancer: MakeBalancer, collecto
     thread.start()
     assert ready.wait(10)
     assert be.weights() == NEUTRAL
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_found_haproxy_of_others_is_reported_calmly(
+    balancer: MakeBalancer, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be = balancer("roundrobin")
+    monkeypatch.setattr(discovery, "candidates", lambda: [be.socket])
+    collector.instances = [instance(f"{NODE}/1", addresses=["127.0.0.1:1"])]
+    stop = threading.Event()
+    settings = ActuatorSettings(listen="127.0.0.1:0", collector=f"127.0.0.1:{collector.port}", node=NODE)
+    thread = threading.Thread(
+        target=server.run, args=(settings, Tls(), tmp_path, SystemClock(), stop, lambda: None), daemon=True
+    )
+    thread.start()
+    until(lambda: collector.decisions and collector.decisions[-1].mode == "active", 15, "active")
+    until(lambda: dict(collector.decisions[-1].targets) == {f"haproxy {be.socket}": IDLE}, 10, "a note")
+    assert collector.decisions[-1].reason == ""
     stop.set()
     thread.join(10)
     assert not thread.is_alive()

@@ -15,7 +15,7 @@ from trimtab.actuator import doctor as actuator
 from trimtab.agent import doctor as agent
 from trimtab.agent.settings import state_dir
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector.client import stub
+from trimtab.collector.client import DEADLINE_SECONDS, stub
 from trimtab.settings import Settings
 
 _MARKS = {True: "[green]✓[/]", False: "[red]✗[/]", None: "[dim]–[/]"}
@@ -48,7 +48,7 @@ def _collector(settings: Settings, state: Path | None) -> list[Check]:
         checks = [Check("state directory", False, str(error), "give another one with --state")]
     try:
         with stub(settings, None) as query:
-            nodes = query.Nodes(pb.NodesRequest()).nodes
+            nodes = query.Nodes(pb.NodesRequest(), timeout=DEADLINE_SECONDS).nodes
         checks.append(Check("collector", True, f"answers on {settings.actuator.collector}; {len(nodes)} nodes"))
     except TrimtabError as error:
         checks.append(Check("collector", None, str(error)))
