@@ -83,10 +83,11 @@ def check_decision(decision: pb.Decision) -> None:
     texts = [decision.policy, decision.reason, *decision.targets.keys(), *decision.targets.values()]
     for weight in decision.weights:
         texts += [weight.instance, weight.model, weight.reason]
-        for field in ("wished", "weight"):
-            value = getattr(weight, field)
-            if not (math.isfinite(value) and 0 <= value <= 1):
-                raise Malformed(f"decision.weights[{weight.instance[:TEXT_MAX]}].{field}: {value} is not in [0, 1]")
+        where = f"decision.weights[{weight.instance[:TEXT_MAX]}]"
+        if not 0 <= weight.weight <= 1:
+            raise Malformed(f"{where}.weight: {weight.weight} is not in [0, 1]")
+        if not (math.isnan(weight.wished) or 0 <= weight.wished <= 1):
+            raise Malformed(f"{where}.wished: {weight.wished} is not in [0, 1], nor NaN for none")
     if max(map(len, texts)) > 4 * TEXT_MAX:
         raise Malformed(f"decision: a text of over {4 * TEXT_MAX} characters")
     if len({weight.instance for weight in decision.weights}) != len(decision.weights):

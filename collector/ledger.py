@@ -54,13 +54,13 @@ class Ledger:
     _stored: dict[Key, Entry] = field(default_factory=dict)
     _changed: dict[Key, Entry] = field(default_factory=dict)
 
-    def entry(self, connection: Connection, key: Key) -> Entry:
-        """The entry to change."""
+    def entry(self, connection: Connection, key: Key, first_seq: int) -> Entry:
+        """The entry to change. A spool that is new here begins at `first_seq`: what came before was never ours to lose."""
         if key not in self._changed:
             known = self._stored.get(key)
             if known is None:
                 row = connection.execute(_READ, key).fetchone()
-                known = Entry(*row) if row else Entry(*key)
+                known = Entry(*row) if row else Entry(*key, high_water_mark=first_seq - 1)
             self._changed[key] = Entry(*(getattr(known, name) for name in _NAMES))
         return self._changed[key]
 

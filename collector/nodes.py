@@ -9,8 +9,9 @@ from trimtab.collector.store import Store
 
 _NODES = """
 SELECT n.node, n.agent_version, n.clock_error_seconds, coalesce(epoch_us(max(s.last_window)), 0),
-       coalesce(sum(s.windows), 0)::BIGINT, coalesce(sum(s.duplicates), 0)::BIGINT, coalesce(sum(s.lost), 0)::BIGINT,
-       coalesce(sum(s.refused), 0)::BIGINT, coalesce(arg_max(s.last_refusal, s.refused_at), ''),
+       coalesce(sum(s.windows), 0)::BIGINT, coalesce(sum(s.duplicates), 0)::BIGINT,
+       least(coalesce(sum(s.lost), 0), 9223372036854775807)::BIGINT, coalesce(sum(s.refused), 0)::BIGINT,
+       coalesce(arg_max(s.last_refusal, s.refused_at), ''),
        (SELECT count(*) FROM subjects g WHERE g.node = n.node AND g.kind = 'gpu' AND g.current)
 FROM nodes n LEFT JOIN streams s USING (node) GROUP BY n.node, n.agent_version, n.clock_error_seconds ORDER BY n.node
 """

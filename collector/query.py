@@ -23,6 +23,8 @@ from trimtab.collector.store import Store, StoreError
 
 WATCHERS_MAX = 32
 QUESTIONS_MAX = 4
+SEND_SECONDS_MAX = 2.0
+"""How long an answer that is out of time may still wait for its client to read."""
 LIMIT_DEFAULT = 100
 RECORD_SECONDS_MAX = 5.0
 Code = grpc.StatusCode
@@ -58,15 +60,13 @@ class Query(QueryServicer):
         self._stop.set()
 
     def Sql(self, request: pb.SqlRequest, context: grpc.ServicerContext) -> Iterator[pb.SqlChunk]:  # noqa: N802 - gRPC's names
-        with _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context):
-            most = self._settings.query_rows_max
+        seconds, most = self._settings.query_seconds_max, self._settings.query_rows_max
+        with (
+            _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
+            _cancelled_after(seconds + SEND_SECONDS_MAX, context),
+        ):
             try:
-                yield from ask(
-                    self._store,
-                    request.sql,
-                    self._settings.query_seconds_max,
-                    min(request.rows_max or most, most),
-                )
+                yield from ask(self._store, request.sql, seconds, min(request.rows_max or most, most))
             except QuestionError as error:
                 context.abort(Code.INVALID_ARGUMENT, str(error))
 
@@ -133,6 +133,18 @@ def _one_of(places: threading.Semaphore, otherwise: str, context: grpc.ServicerC
         yield
     finally:
         places.release()
+
+
+@contextmanager
+def _cancelled_after(seconds: float, context: grpc.ServicerContext) -> Iterator[None]:
+    """gRPC holds a thread that sends for as long as its client does not read; only a cancelled call lets it go."""
+    patience = threading.Timer(seconds, context.cancel)
+    patience.daemon = True
+    patience.start()
+    try:
+        yield
+    finally:
+        patience.cancel()
 
 
 @contextmanager

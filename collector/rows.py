@@ -12,12 +12,17 @@ from numpy.typing import NDArray
 
 from trimtab.agent.sketch.loglinear import MIDDLES_SECONDS
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.columns import Sketches
-from trimtab.collector.series import KINDS, QUANTILES, Series
+from trimtab.agent.wire.columns import TEXT_MAX, Sketches
+from trimtab.collector.series import COLUMNS_MAX, KINDS, QUANTILES, RESERVED, Series
 from trimtab.collector.window import Window
 
 Columns = dict[str, NDArray[Any]]
 """Name to array; all arrays of one Columns have the same length. Times are int64 microseconds since the epoch."""
+_TEXT_BYTES_MAX = 4 * TEXT_MAX
+ROW_BYTES_MAX = 8 * COLUMNS_MAX + len(RESERVED) * _TEXT_BYTES_MAX
+"""What a row of a fingerprint table can take: it has every column that any window of its transaction has."""
+EVENT_BYTES_MAX = 8 * _TEXT_BYTES_MAX
+"""What a row of `events` can take: each of its texts is as wide as the widest of its transaction."""
 
 
 @dataclass(frozen=True, slots=True)

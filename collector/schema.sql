@@ -1,7 +1,7 @@
 -- The tables of the store (docs/store.md). All times are UTC. NULL is unknown.
 
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
-INSERT INTO meta VALUES ('schema_version', '1');
+INSERT INTO meta VALUES ('schema_version', '2');
 
 CREATE TABLE nodes (
     node VARCHAR PRIMARY KEY,
@@ -131,7 +131,7 @@ CREATE TABLE decision_records (
 );
 CREATE TABLE weights (
     decided TIMESTAMP NOT NULL, version BIGINT NOT NULL,
-    instance VARCHAR NOT NULL, model VARCHAR NOT NULL, wished DOUBLE NOT NULL, weight DOUBLE NOT NULL, reason VARCHAR NOT NULL
+    instance VARCHAR NOT NULL, model VARCHAR NOT NULL, wished DOUBLE, weight DOUBLE NOT NULL, reason VARCHAR NOT NULL
 );
 
 CREATE VIEW instances AS

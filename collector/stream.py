@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -20,7 +19,9 @@ from trimtab.agent.wire.columns import (
     TEXT_MAX,
     Malformed,
     Sketches,
+    check_labels,
     check_name,
+    check_node_name,
     check_schema,
     unpack_sketches,
     unpack_values,
@@ -32,9 +33,7 @@ from trimtab.collector.window import Window
 SCHEMAS_MAX = 16
 UNANSWERED_MAX = 256
 """Most windows of one stream between its agent and its last answer."""
-LABELS_CHARACTERS_MAX = 4096
 SEQ_MAX = (1 << 63) - 1
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +49,13 @@ def check_hello(hello: pb.Hello) -> None:
     if hello.protocol != PROTOCOL:
         what = f"{hello.protocol}, but this collector speaks {PROTOCOL}"
         raise Malformed(f"hello.protocol: {what}; install the same trimtab on both")
-    for field in ("node", "machine_id", "boot_id", "spool_id"):
-        value = getattr(hello, field)
-        if not _NAME.fullmatch(value):
-            raise Malformed(f"hello.{field}: {value[:TEXT_MAX]!r} is not 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'")
-    _check_labels("hello.labels", dict(hello.labels))
+    for field in ("node", "boot_id", "spool_id"):
+        check_node_name(f"hello.{field}", getattr(hello, field))
+    if hello.machine_id:  # a container need not have one
+        check_node_name("hello.machine_id", hello.machine_id)
+    if not 0 < hello.first_seq <= SEQ_MAX:
+        raise Malformed(f"hello.first_seq: {hello.first_seq} is not in [1, 2^63)")
+    check_labels("hello.labels", hello.labels)
     if len(hello.agent_version) > TEXT_MAX:
         raise Malformed(f"hello.agent_version: over {TEXT_MAX} characters")
 
@@ -126,7 +127,6 @@ class Stream:
             kind = KINDS[table.kind]
             for subject in table.subjects:
                 _check_subject(f"schema.tables[{kind}].subjects", self.node, subject.id)
-                _check_labels(f"schema.tables[{kind}].subjects.labels", dict(subject.labels))
 
     def _unpack_sketches(self, window: pb.Window, schema: pb.Schema) -> list[Sketches]:
         # Before they are unpacked: 16 KiB each is far more than they are on the wire.
@@ -189,8 +189,3 @@ def _check_subject(where: str, node: str, subject: str) -> None:
         raise Malformed(
             f"{where}: {subject[:TEXT_MAX]!r} is not {node!r}, nor printable text that starts with '{node}/'"
         )
-
-
-def _check_labels(where: str, labels: dict[str, str]) -> None:
-    if len(labels) > 64 or sum(len(key) + len(value) for key, value in labels.items()) > LABELS_CHARACTERS_MAX:
-        raise Malformed(f"{where}: over 64 labels or {LABELS_CHARACTERS_MAX} characters")

@@ -16,7 +16,7 @@ from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.collector.append import Appender
 from trimtab.collector.inbox import Inbox
 from trimtab.collector.ledger import Entry, Ledger
-from trimtab.collector.rows import Columns
+from trimtab.collector.rows import EVENT_BYTES_MAX, ROW_BYTES_MAX, Columns
 from trimtab.collector.store import Connection, Store, StoreError, StoreLost, insert, transaction
 from trimtab.collector.stream import SEQ_MAX, End, Stream
 from trimtab.collector.window import Window
@@ -50,10 +50,12 @@ class Arrival:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes of the queue."""
+        """What it takes at most, here and as rows of a transaction."""
         if self.window is None:
             return len(self.refusal)
-        return sum(v.nbytes for v in self.window.values) + sum(s.dense.nbytes for s in self.window.sketches)
+        subjects = sum(len(table.subjects) for table in self.window.schema.tables)
+        sketches = sum(sketches.dense.nbytes for sketches in self.window.sketches)
+        return subjects * ROW_BYTES_MAX + len(self.window.events) * EVENT_BYTES_MAX + sketches
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ class Writer:
         """Store what is queued, and end."""
         self._stop.set()
         self.inbox.wake()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._connection.close()
 
     def save(self, key: str, rows: Rows) -> Future[None]:
@@ -165,9 +168,10 @@ class Writer:
         marks: list[int] = []
         with transaction(self._connection):
             for item in items:
-                entry = self._ledger.entry(self._connection, (item.stream.node, item.stream.spool))
+                stream = item.stream
+                entry = self._ledger.entry(self._connection, (stream.node, stream.spool), stream.hello.first_seq)
                 match item:
-                    case Opening(stream):
+                    case Opening():
                         marks.append(entry.high_water_mark)
                         insert(self._connection, _NODE, _node(stream))
                     case Arrival(window=window):

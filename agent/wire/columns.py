@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,11 @@ SERIES_MAX = 512
 EVENTS_MAX = 1024
 TEXT_MAX = 256
 """Longest name, label or detail."""
+LABELS_MAX = 64
+LABELS_CHARACTERS_MAX = 4096
+"""All the labels of one node or one subject together."""
+_SUBJECT_KINDS = set(pb.SubjectKind.values()) - {pb.SUBJECT_KIND_UNSPECIFIED}
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 class Malformed(ValueError):
@@ -77,8 +83,8 @@ def check_schema(schema: pb.Schema) -> None:
     if schema.hash != schema_hash(schema):
         raise Malformed("schema.hash: does not match its tables")
     kinds = [table.kind for table in schema.tables]
-    if len(set(kinds)) != len(kinds) or pb.SUBJECT_KIND_UNSPECIFIED in kinds:
-        raise Malformed("schema.tables: each subject kind may come once, and must be named")
+    if len(set(kinds)) != len(kinds) or not set(kinds) <= _SUBJECT_KINDS:
+        raise Malformed("schema.tables: each subject kind may come once, and must be one that this collector knows")
     for table in schema.tables:
         where = f"schema.tables[{pb.SubjectKind.Name(table.kind)}]"
         if len(table.subjects) > SUBJECTS_MAX or len(table.series) > SERIES_MAX:
@@ -93,9 +99,24 @@ def check_schema(schema: pb.Schema) -> None:
         if len(set(ids)) != len(ids):
             raise Malformed(f"{where}.subjects: an id comes twice")
         for subject in table.subjects:
-            texts = [subject.id, *subject.labels.keys(), *subject.labels.values()]
-            if not subject.id or len(subject.labels) > 64 or max(map(len, texts)) > TEXT_MAX:
-                raise Malformed(f"{where}.subjects: empty id, over 64 labels or over {TEXT_MAX} characters")
+            if not 0 < len(subject.id) <= TEXT_MAX:
+                raise Malformed(f"{where}.subjects: an id is empty or over {TEXT_MAX} characters")
+            check_labels(f"{where}.subjects.labels", subject.labels)
+
+
+def check_node_name(field: str, name: str) -> None:
+    """Names of nodes, and of the boot, machine and spool they speak for. Raises Malformed."""
+    if not _NODE_NAME.fullmatch(name):
+        allowed = "1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+        raise Malformed(f"{field}: {name[:TEXT_MAX]!r} is not {allowed}")
+
+
+def check_labels(field: str, labels: Mapping[str, str]) -> None:
+    """What a node or a subject may carry as labels. Raises Malformed."""
+    lengths = [len(text) for label in labels.items() for text in label]
+    if len(labels) > LABELS_MAX or sum(lengths) > LABELS_CHARACTERS_MAX or max(lengths, default=0) > TEXT_MAX:
+        most = f"{LABELS_CHARACTERS_MAX} characters together, or {TEXT_MAX} in one key or value"
+        raise Malformed(f"{field}: over {LABELS_MAX} labels, {most}")
 
 
 def check_name(field: str, name: str) -> None:

@@ -27,6 +27,13 @@ from tests.collector.sender import (
 )
 from trimtab.agent.wire import query_pb2 as q
 from trimtab.agent.wire import telemetry_pb2 as pb
+from trimtab.agent.wire.columns import EVENTS_MAX, SUBJECTS_MAX, TEXT_MAX, schema_hash
+from trimtab.collector import rows
+from trimtab.collector.series import COLUMNS_MAX, Registry
+from trimtab.collector.stream import Stream
+from trimtab.collector.timeline import Timeline
+from trimtab.collector.window import Window
+from trimtab.collector.writer import Arrival
 
 S = schema()
 RESERVED = schema({"instance": (["start"], ["n1/8080"])})
@@ -38,6 +45,14 @@ def event(**changes: Any) -> pb.Event:
     return pb.Event(**{**fields, **changes})
 
 
+def begun(ahead_seconds: float, step_seconds: float = 0) -> dict[str, int]:
+    """When a window began, from now, as a node says it whose clock has stepped but whose boot clock is right."""
+    return {
+        "start_unix_ns": CLOCK.unix_ns() + int((ahead_seconds + step_seconds) * 1e9),
+        "start_boottime_ns": CLOCK.boottime_ns() + int(ahead_seconds * 1e9),
+    }
+
+
 def text(answer: pb.CollectorMessage) -> str:
     return f"refused {answer.refusal.seq}: {answer.refusal.reason}" if answer.HasField("refusal") else str(answer)
 
@@ -46,7 +61,7 @@ REFUSED: dict[str, Callable[[], pb.AgentMessage]] = {
     "window.schema_hash": lambda: window(1, S, schema_hash=b"x" * 32),
     "window.seq: 0": lambda: window(0, S),
     "window.seq: 9223372036854775808": lambda: window(1 << 63, S),
-    "window.start_unix_ns": lambda: window(1, S, start_unix_ns=CLOCK.unix_ns() + 90 * 10**9),
+    "window.start_unix_ns": lambda: window(1, S, **begun(90)),
     "window.duration_ns: 0": lambda: window(1, S, duration_ns=0),
     "window.duration_ns: 121": lambda: window(1, S, duration_ns=121 * 10**9),
     "window.values: 0 blocks": lambda: window(1, S, values=[]),
@@ -63,6 +78,11 @@ REFUSED: dict[str, Callable[[], pb.AgentMessage]] = {
     "window.sketches: 5000": lambda: window(1, S, sketches=[pb.SketchColumn(name="a", subjects=b"0000" * 5000)]),
     "column start belongs to every series": lambda: window(1, RESERVED),
 }
+
+
+def _hashed(made: pb.Schema) -> pb.Schema:
+    made.hash = schema_hash(made)
+    return made
 
 
 def _cut(message: pb.AgentMessage) -> pb.AgentMessage:
@@ -111,6 +131,25 @@ def test_each_spool_counts_for_itself(tmp_path: Path) -> None:
         assert ask(query, "SELECT spool, seq FROM windows ORDER BY seq") == [["fresh", 1], ["spool", 7]]
 
 
+def test_windows_that_a_new_collector_never_could_have_are_not_lost(tmp_path: Path) -> None:
+    with collecting(tmp_path) as (_, telemetry, query):
+        answers = Sending(telemetry, hello(first_seq=1_000_000), S, window(1_000_000, S), window(1_000_003, S)).finish()
+        assert answers[0].welcome.high_water_mark == 999_999
+        assert ask(query, "SELECT windows, lost FROM streams") == [[2, 2]]
+        # Windows that a known spool no longer holds are lost.
+        Sending(telemetry, hello(first_seq=1_000_010), S, window(1_000_010, S)).finish()
+        assert ask(query, "SELECT windows, lost FROM streams") == [[3, 8]]
+
+
+def test_the_largest_numbers_leave_nodes_answerable(tmp_path: Path) -> None:
+    last = window((1 << 63) - 1, S)
+    with collecting(tmp_path) as (_, telemetry, query):
+        for spool in ("one", "two"):
+            assert Sending(telemetry, hello(spool_id=spool), S, last).finish()[1].ack.seq == (1 << 63) - 1
+        [node] = query.Nodes(q.NodesRequest()).nodes
+        assert (node.windows, node.lost) == (2, (1 << 63) - 1)
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
@@ -124,6 +163,7 @@ def test_each_spool_counts_for_itself(tmp_path: Path) -> None:
         (lambda: schema({"instance": (["a"], ["n1/\x1b[2J"])}), "printable"),
         (lambda: schema({"instance": ([f"s{i}" for i in range(512)], ["n1/8080"])}), "there are already 512 columns"),
         (lambda: pb.Schema(hash=b"x" * 32), "schema.hash: does not match"),
+        (lambda: _hashed(pb.Schema(tables=[pb.Table(kind=99)])), "schema.tables: each subject kind"),
     ],
 )
 def test_windows_of_a_wrong_schema_are_refused(tmp_path: Path, made: Callable[[], pb.Schema], reason: str) -> None:
@@ -184,8 +224,12 @@ def test_unknown_is_null(tmp_path: Path) -> None:
         (hello(node="a/b"), "INVALID_ARGUMENT", "hello.node"),
         (hello(node="n1\n"), "INVALID_ARGUMENT", "hello.node"),
         (hello(spool_id=""), "INVALID_ARGUMENT", "hello.spool_id"),
+        (hello(first_seq=0), "INVALID_ARGUMENT", "hello.first_seq"),
+        (hello(first_seq=1 << 63), "INVALID_ARGUMENT", "hello.first_seq"),
         (hello(machine_id="'; --"), "INVALID_ARGUMENT", "hello.machine_id"),
         (hello(labels={str(i): "" for i in range(65)}), "INVALID_ARGUMENT", "hello.labels"),
+        (hello(labels={"rack": "x" * 257}), "INVALID_ARGUMENT", "hello.labels"),
+        (hello(labels={str(i): "x" * 250 for i in range(17)}), "INVALID_ARGUMENT", "hello.labels"),
     ],
 )
 def test_a_wrong_beginning_ends_the_stream(tmp_path: Path, message: pb.AgentMessage, code: str, detail: str) -> None:
@@ -210,6 +254,16 @@ def test_another_host_of_the_same_name_is_kept_out_and_the_same_host_replaces_it
         again.next()
         assert first.fails()[0] == grpc.StatusCode.ABORTED
         assert again.next().ack.seq == 1
+
+
+def test_hosts_without_a_machine_id(tmp_path: Path) -> None:
+    with collecting(tmp_path) as (_, telemetry, query):
+        first = Sending(telemetry, hello(machine_id=""))
+        first.next()
+        again = Sending(telemetry, hello(machine_id=""), S, window(1, S))
+        assert first.fails()[0] == grpc.StatusCode.ABORTED
+        assert [answer.ack.seq for answer in again.finish()] == [0, 1]
+        assert ask(query, "SELECT machine_id FROM nodes") == [[""]]
 
 
 def test_no_more_agents_than_the_settings_allow(tmp_path: Path) -> None:
@@ -247,6 +301,40 @@ def test_windows_of_an_earlier_boot_keep_their_own_stamps(tmp_path: Path) -> Non
         assert ask(query, "SELECT epoch_us(start) FROM windows") == [[(now - HOUR_NS) // 1000]]
 
 
+@pytest.mark.parametrize("step", [300, -3600, -1.0], ids=["ahead", "back", "within what is left alone"])
+def test_a_clock_that_steps_after_hello(tmp_path: Path, step: float) -> None:
+    with collecting(tmp_path) as (_, telemetry, query):
+        # The node has been up for longer than the step: what it says from before its boot is of another boot.
+        uptime = HOUR_NS * 1000
+        greeting = hello(boottime_ns=CLOCK.boottime_ns() + uptime)
+        sent = []
+        for seq, age in ((1, 60), (2, 5)):
+            times = begun(-age, step)
+            sent.append(window(seq, S, **{**times, "start_boottime_ns": times["start_boottime_ns"] + uptime}))
+        answers = Sending(telemetry, greeting, S, *sent).finish()
+        assert [answer.ack.seq for answer in answers[1:]] == [1, 2]
+        ages = ask(query, "SELECT epoch(received - start) FROM windows ORDER BY seq")
+        assert [age for [age] in ages] == pytest.approx([60, 5] if abs(step) > 2 else [60 - step, 5 - step], abs=0.9)
+
+
+def test_a_clock_that_steps_back_beyond_the_boot(tmp_path: Path) -> None:
+    uptime = 60 * 10**9
+    live = window(1, S, start_unix_ns=CLOCK.unix_ns() - HOUR_NS, start_boottime_ns=uptime)
+    with collecting(tmp_path) as (_, telemetry, query):
+        Sending(telemetry, hello(boottime_ns=uptime), S, live).finish()
+        [[age]] = ask(query, "SELECT epoch(received - start) FROM windows")
+        assert age == pytest.approx(0, abs=30)
+
+
+def test_the_last_windows_before_a_reboot_keep_their_own_stamps(tmp_path: Path) -> None:
+    now = CLOCK.unix_ns()
+    # Up for a minute; the window before it was stamped at half a minute of the earlier boot.
+    old = window(1, S, start_unix_ns=now - 100 * 10**9, start_boottime_ns=30 * 10**9)
+    with collecting(tmp_path) as (_, telemetry, query):
+        Sending(telemetry, hello(unix_ns=now, boottime_ns=60 * 10**9), S, old).finish()
+        assert ask(query, "SELECT epoch_us(start) FROM windows") == [[(now - 100 * 10**9) // 1000]]
+
+
 def test_garbage_and_a_message_of_100_mb_harm_nobody(tmp_path: Path) -> None:
     with collecting(tmp_path) as (collector, telemetry, _query):
         healthy = Sending(telemetry, hello("n2"))
@@ -261,6 +349,34 @@ def test_garbage_and_a_message_of_100_mb_harm_nobody(tmp_path: Path) -> None:
         own = schema({"instance": (["queue_depth"], ["n2/8080"])})
         healthy.send(own, window(1, own))
         assert healthy.next().ack.seq == 1
+
+
+def test_the_queue_counts_at_least_what_a_transaction_takes() -> None:
+    wide = schema({"instance": ([f"s{i}" for i in range(COLUMNS_MAX)], ["n1/8080"])})
+    bare = schema({"instance": ([], [f"n1/{i}" for i in range(SUBJECTS_MAX)])})
+    long = event(detail="x" * TEXT_MAX, subject="n1/" + "x" * (TEXT_MAX - 3))
+    registry = Registry([])
+    stream = Stream(hello().hello, Timeline(CLOCK.unix_ns(), CLOCK.unix_ns(), CLOCK.boottime_ns()), registry)
+    stream.learn(wide)
+    stream.learn(bare)
+    several = [
+        stream.check(sent.window, CLOCK.unix_ns())
+        for sent in (
+            window(1, wide),
+            window(2, bare),
+            window(3, wide, events=[long]),
+            window(4, wide, events=[event()] * EVENTS_MAX),
+        )
+    ]
+    series = [registry.get("instance", f"s{i}") for i in range(COLUMNS_MAX)]
+    fingerprints = rows.fingerprints(rows.blocks(several[:2], "instance"), series)
+    assert _counted(stream, several[:2]) >= sum(column.nbytes for column in fingerprints.values())
+    events = rows.events(several[2:])
+    assert _counted(stream, several[2:]) >= sum(column.nbytes for column in events.values())
+
+
+def _counted(stream: Stream, windows: list[Window]) -> int:
+    return sum(Arrival(stream, window.seq, window).size_bytes for window in windows)
 
 
 def test_a_failing_analysis_does_not_stop_the_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

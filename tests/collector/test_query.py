@@ -12,7 +12,7 @@ import pytest
 
 from tests.collector.sender import CLOCK, Recording, Sending, ask, collecting, hello, publish, schema, window
 from trimtab.agent.wire import query_pb2 as q
-from trimtab.collector.query import WATCHERS_MAX
+from trimtab.collector.query import QUESTIONS_MAX, WATCHERS_MAX
 
 S = schema({"instance": (["queue_depth"], ["n1/8080"]), "gpu": (["power_watts"], ["n1/gpu/GPU-1"])})
 
@@ -148,6 +148,34 @@ def test_decisions_are_kept_newest_first(tmp_path: Path) -> None:
             [3, "n1/8080", 0.5, "cpu_contention"],
             [4, "n1/8080", 0.5, "cpu_contention"],
         ]
+
+
+def test_a_decision_that_wished_for_nothing_is_kept(tmp_path: Path) -> None:
+    held = q.Weight(instance="n1/8080", wished=float("nan"), weight=1, reason="stopped")
+    with collecting(tmp_path) as (_, _telemetry, query):
+        query.RecordDecision(decision(mode="neutral", weights=[held]))
+        assert [d.mode for d in query.Decisions(q.DecisionsRequest()).decisions] == ["neutral"]
+        assert ask(query, "SELECT wished, weight, reason FROM decisions") == [[None, 1.0, "stopped"]]
+
+
+def test_who_asks_and_does_not_read_is_let_go(tmp_path: Path) -> None:
+    long = q.SqlRequest(sql="SELECT repeat('x', 100000) FROM range(600)")
+    with collecting(tmp_path, query_seconds_max=4) as (_, _telemetry, query):
+        barely_read = [query.Sql(long, timeout=60) for _ in range(QUESTIONS_MAX)]
+        for call in barely_read:
+            next(call)
+        assert not _answers(query)
+        until(lambda: _answers(query))
+        for call in barely_read:
+            with pytest.raises(grpc.RpcError):
+                list(call)
+
+
+def _answers(query: Any) -> bool:
+    try:
+        return ask(query, "SELECT 1") == [[1]]
+    except grpc.RpcError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.collector.sender import CLOCK, SETTINGS, Recording, Sending, ask, collecting, hello, publish, schema, window
+from tests.collector.sender import (
+    CLOCK,
+    SETTINGS,
+    Recording,
+    Sending,
+    ask,
+    collecting,
+    hello,
+    latency,
+    publish,
+    schema,
+    window,
+)
 from tests.collector.test_delivery import start
 from trimtab import Exit, TrimtabError
 from trimtab.agent.settings import Tls
+from trimtab.agent.wire.query_pb2 import Incident
 from trimtab.collector.server import run
-from trimtab.collector.store import FILE, Store
+from trimtab.collector.store import FILE, Store, StoreError
 
 S = schema()
+HEADERS_BYTES, BLOCK_BYTES = 3 * 4096, 256 << 10
+"""How DuckDB lays out its file."""
 
 
 @pytest.mark.parametrize("broken", [b"", b"hello" * 3000, None], ids=["empty", "no database", "flipped bytes"])
@@ -39,6 +54,34 @@ def test_a_broken_file_is_set_aside_and_said_so(
     [aside] = tmp_path.glob(f"{FILE}.corrupt-*")
     assert aside.read_bytes() == broken
     assert [record for record in caplog.records if str(aside) in record.getMessage()]
+
+
+def test_whichever_block_is_broken_windows_are_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    analysis = Recording()
+    with collecting(tmp_path, analysis=analysis) as (_, telemetry, _query):
+        publish(telemetry, S, *(window(seq, S, sketches=[latency([0.01])]) for seq in range(1, 100)))
+        analysis.journal.save_incident(Incident(id="i-1", status=Incident.STATUS_OPEN, opened_unix_ns=1))
+    path = tmp_path / FILE
+    whole = path.read_bytes()
+    starts = range(HEADERS_BYTES, len(whole), BLOCK_BYTES)
+    assert len(starts) > 10
+    for start_ in starts:
+        # All but the checksum at its beginning.
+        broken = bytes(byte ^ 0x5A for byte in whole[start_ + 8 : start_ + BLOCK_BYTES])
+        path.write_bytes(whole[: start_ + 8] + broken + whole[start_ + BLOCK_BYTES :])
+        with collecting(tmp_path) as (_, telemetry, _query):
+            assert Sending(telemetry, hello(), S, window(100, S)).finish()[-1].ack.seq == 100
+    assert "computed checksum" in caplog.text
+
+
+def test_a_collector_that_could_not_start_says_why(tmp_path: Path) -> None:
+    class Broken(Recording):
+        def start(self, journal: object, changed: object) -> None:
+            raise StoreError("the reason")
+
+    stop, ready = threading.Event(), threading.Event()
+    with pytest.raises(StoreError, match="the reason"):
+        run(SETTINGS, Tls(), tmp_path, CLOCK, Broken(), stop, ready.set)
 
 
 def test_two_collectors_on_one_directory(tmp_path: Path) -> None:

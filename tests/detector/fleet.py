@@ -47,7 +47,8 @@ INSTANCE = {
     "workers_total": ("1", 2.0), "worker_restarts_per_second": ("1/s", 0.0), "queue_depth": ("1", 0.1),
     "predictions_per_second": ("1/s", REQUESTS_PER_SECOND), "inference_latency_seconds": ("s", 0.011),
     "queue_latency_seconds": ("s", 0.0004),
-    "errors_per_second": ("1/s", 0.0), "client_errors_per_second": ("1/s", 0.0), "runtime_answers": ("1", 1.0), "processes_stopped": ("1", 0.0),
+    "errors_per_second": ("1/s", 0.0), "client_errors_per_second": ("1/s", 0.0), "runtime_answers": ("1", 1.0),
+    "processes_stopped": ("1", 0.0),
 }  # fmt: skip
 GPU = {
     "utilisation_ratio": ("1", 0.5), "memory_used_bytes": ("bytes", 10 * GB), "memory_total_bytes": ("bytes", 40 * GB),
