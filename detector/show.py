@@ -37,7 +37,8 @@ def as_object(incident: pb.Incident) -> dict[str, Any]:
 
 def table(incidents: Iterable[pb.Incident], now_unix_ns: int) -> Table:
     """One row an incident."""
-    out = Table("incident", "status", "subject", "since", "lasted", "symptom", "cause", header_style="bold")
+    headings = ("incident", "status", "subject", "since", "lasted", "symptom", "cause")
+    out = Table(*headings, header_style="bold", box=None, pad_edge=False)
     for incident in incidents:
         out.add_row(
             incident.id, _status_text(incident), Text(printable(incident.subject)), clock(incident.since_unix_ns),
@@ -89,28 +90,29 @@ def _cause(cause: pb.Cause, since_unix_ns: int, rank: int) -> list[RenderableTyp
         return [title]
     parts: list[RenderableType] = [title]
     if cause.evidence:
-        parts.append(_evidence(cause.evidence, since_unix_ns))
+        parts.append(_evidence(cause, since_unix_ns))
     return [*parts, Text.assemble(("remedy ", "dim"), printable(cause.remedy))]
 
 
-def _evidence(evidence: Sequence[pb.Evidence], since_unix_ns: int) -> Table:
-    out = Table("evidence", "on", "before", "after", "peers", "deviation", "changed", "course", header_style="bold")
-    for each in evidence:
+def _evidence(cause: pb.Cause, since_unix_ns: int) -> Table:
+    headings = ("evidence", "before", "after", "peers", "deviation", "changed")
+    out = Table(*headings, header_style="bold", box=None, pad_edge=False)
+    out.add_column("course", no_wrap=True)
+    for each in cause.evidence:
+        elsewhere = f" of {printable(each.subject)}" if each.subject != cause.subject else ""
         if each.event:
-            out.add_row(
-                Text(printable(each.event)), Text(printable(each.subject)), *["–"] * 4, clock(each.changed_unix_ns), ""
-            )
+            out.add_row(Text(printable(each.event) + elsewhere), *["–"] * 4, clock(each.changed_unix_ns), "")
             continue
         values = [quantity(value, each.unit) for value in (each.before, each.after, each.peers)]
         deviation = "–" if math.isnan(each.deviation) else f"{each.deviation:+.0f} σ"
         out.add_row(
-            Text(printable(each.signal)), Text(printable(each.subject)), *values, deviation,
+            Text(printable(each.signal) + elsewhere), *values, deviation,
             _relative(each.changed_unix_ns, since_unix_ns), sparkline(each.course),
         )  # fmt: skip
     return out
 
 
-def sparkline(course: Sequence[float], width: int = 32) -> str:
+def sparkline(course: Sequence[float], width: int = 20) -> str:
     """The course in bars, its middle, the onset, marked; a gap where nothing is known."""
     step = max(1, math.ceil(len(course) / width))
     cells = [[v for v in course[k : k + step] if math.isfinite(v)] for k in range(0, len(course), step)]

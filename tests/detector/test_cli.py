@@ -144,4 +144,4 @@ def test_quantities(value: float, unit: str, told: str) -> None:
 def test_sparkline_marks_the_onset_and_leaves_gaps() -> None:
     assert show.sparkline([0, 0, NAN, 1, 1, 1]) == "▁▁ ┊███"
     assert show.sparkline([]) == "┊"
-    assert len(show.sparkline([1.0] * 64)) == 33
+    assert len(show.sparkline([1.0] * 64)) == 17

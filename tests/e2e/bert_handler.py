@@ -1,0 +1,46 @@
+"""The TorchServe handler of the fleet's model: a small BERT classifier. Its archive carries this file alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+from ts.torch_handler.base_handler import BaseHandler
+
+
+class BertHandler(BaseHandler):
+    """Body: JSON {"ids": [int, ...]}. Answer: {"logits": [float, float]}; 400 for another body."""
+
+    def initialize(self, context: Any) -> None:
+        torch.set_num_threads(1)
+        settings = context.model_yaml_config["handler"]
+        self.tokens = int(settings["tokens"])
+        self.fail = Path(os.environ["FLEET_FAIL"])
+        self.context, self.manifest, self.device = context, context.manifest, torch.device("cpu")
+        self.model = BertForSequenceClassification(BertConfig(**settings["bert"])).eval()
+        state = torch.load(Path(context.system_properties["model_dir"]) / "bert.pt", weights_only=True)
+        self.model.load_state_dict(state)
+        self.initialized = True
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
+        if self.fail.exists():
+            return self._refuse(context, len(data), 500, "told to fail")
+        body = data[0].get("body") or data[0].get("data")
+        ids = body.get("ids") if isinstance(body, dict) else None
+        if not (isinstance(ids, list) and ids and all(isinstance(i, int) for i in ids)):
+            return self._refuse(context, len(data), 400, 'body must be {"ids": [int, ...]}')
+        row = torch.zeros(1, self.tokens, dtype=torch.long)
+        given = torch.tensor(ids[: self.tokens])
+        row[0, : len(given)] = given
+        with torch.inference_mode():
+            logits = self.model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+        return [{"logits": logits[0].tolist()}]
+
+    @staticmethod
+    def _refuse(context: Any, count: int, status: int, reason: str) -> list[dict[str, Any]]:
+        for index in range(count):
+            context.set_response_status(code=status, idx=index, phrase=reason)
+        return [{"error": reason}] * count

@@ -1,0 +1,103 @@
+"""Confines an instance, to a cgroup or to CPUs, and puts it back exactly where it was."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tests.e2e.fleet import Instance
+from trimtab import Exit, TrimtabError
+
+
+@contextmanager
+def own_cgroup(instance: Instance) -> Iterator[Path]:
+    """A cgroup of its own that holds the whole instance; on the way out everything is back where it was."""
+    before = {process.pid: _cpu_cgroup(process.pid) for process in instance.tree()}
+    home = before[instance.process.pid]
+    group = _delegating(home) / f"fleet-fault-{instance.process.pid}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise TrimtabError(
+            f"cgroup {group}: {error.strerror}; the quota fault needs root and a CPU cgroup", Exit.STATE
+        ) from error
+    try:
+        for pid in before:
+            _move(pid, group)
+        yield group
+    finally:
+        # More than once: a process may have forked meanwhile.
+        for _ in range(10):
+            for pid in map(int, (group / "cgroup.procs").read_text().split()):
+                _move(pid, before.get(pid, home))
+        group.rmdir()
+
+
+@contextmanager
+def pinned(instance: Instance, cpus: set[int]) -> Iterator[None]:
+    """All threads of the instance on `cpus`; those that live on go back to where they were, new ones to where all were."""
+    before = {thread: os.sched_getaffinity(thread) for thread in _threads(instance)}
+    home = before[instance.process.pid]
+    try:
+        for thread in before:
+            _pin(thread, cpus)
+        yield
+    finally:
+        for thread in _threads(instance):
+            _pin(thread, before.get(thread, home))
+
+
+@contextmanager
+def apart(instance: Instance, peers: Sequence[Instance]) -> Iterator[None]:
+    """Give the instance one CPU and its peers the others, so that what happens to its CPU happens to it alone."""
+    cpus = os.sched_getaffinity(0)
+    if len(cpus) < 2:
+        raise TrimtabError("this fault needs two CPUs: one for the instance, one for its peers", Exit.SETTINGS)
+    with ExitStack() as stack:
+        stack.enter_context(pinned(instance, {max(cpus)}))
+        for peer in peers:
+            stack.enter_context(pinned(peer, cpus - {max(cpus)}))
+        yield
+
+
+def _cpu_cgroup(pid: int) -> Path:
+    """The cgroup directory that governs a process's CPU: of the v1 controller where there is one, else of v2."""
+    rows = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in rows:
+        if "cpu" in controllers.split(","):
+            return Path(f"/sys/fs/cgroup/{controllers}{path}")
+    return Path(f"/sys/fs/cgroup{next(path for number, _, path in rows if number == '0')}")
+
+
+def _delegating(group: Path) -> Path:
+    """The nearest cgroup, from `group` up, whose children can have a quota: v2 forbids it where processes live."""
+    if (group / "cpu.cfs_quota_us").exists() or not (group / "cgroup.subtree_control").exists():
+        return group
+    for candidate in (group, *group.parents):
+        if "cpu" in (candidate / "cgroup.subtree_control").read_text().split():
+            return candidate
+        if candidate == Path("/sys/fs/cgroup"):
+            break
+    raise TrimtabError(
+        "no cgroup above the instance hands on the cpu controller: echo +cpu > /sys/fs/cgroup/cgroup.subtree_control"
+    )
+
+
+def _move(pid: int, group: Path) -> None:
+    with suppress(ProcessLookupError):
+        (group / "cgroup.procs").write_text(str(pid))
+
+
+def _threads(instance: Instance) -> list[int]:
+    found = []
+    for process in instance.tree():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
+    return found
+
+
+def _pin(thread: int, cpus: set[int]) -> None:
+    with suppress(ProcessLookupError):
+        os.sched_setaffinity(thread, cpus)
