@@ -471,7 +471,7 @@ class Decision(_message.Message):
     def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___Weight]: ...
     @_builtins.property
     def targets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Each target and whether it took the snapshot: "" or what went wrong."""
+        """Each target and whether it took the snapshot: "", "steers nothing here", or what went wrong."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ class Fault:
 
 
 @contextmanager
-def quota(instance: Instance, share: float = 0.15) -> Iterator[None]:
+def quota(instance: Instance, share: float = 0.1) -> Iterator[None]:
     """Allow the instance `share` of one core, by the CPU quota of a cgroup."""
     with own_cgroup(instance) as group:
         period_us = 100_000
@@ -107,7 +107,7 @@ def crash(instance: Instance, every_seconds: float = 0.5) -> Iterator[None]:
 
 
 FAULTS = {
-    "quota": Fault("a cgroup CPU quota of 15 % of a core", ("cgroup CPU quota",), quota),
+    "quota": Fault("a cgroup CPU quota of 10 % of a core", ("cgroup CPU quota",), quota),
     "hog": Fault("six busy processes on its CPU", ("CPU contention",), hog, rate=20, apart=True),
     "pause": Fault("stopped for 8.5 s of every 10 s (SIGSTOP)", ("server stalled",), pause),
     "errors": Fault("its handler answers 500 at once", ("fail-fast errors",), errors, "error_ratio"),

@@ -5,14 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from trimtab import Exit, TrimtabError
 
-_TRACEFS = Path("/sys/kernel/tracing")
 _PROGRAMS = {"haproxy": "apt-get install haproxy", "java": "apt-get install openjdk-17-jre-headless"}
 _MODULES = ("torch", "transformers", "ts", "model_archiver", "yaml", "psutil", "duckdb")
 
@@ -39,23 +34,3 @@ def check_programs() -> None:
             raise TrimtabError(
                 f"Python module {module} is missing: pip install -e '.[agent,collector,fleet]'", Exit.SETTINGS
             )
-
-
-@contextmanager
-def tracefs(say: Callable[[str], None]) -> Iterator[None]:
-    """Mount tracefs, which the eBPF programs attach by, for the time of the demo if it is not mounted."""
-    if (_TRACEFS / "events").exists():
-        yield
-        return
-    done = subprocess.run(
-        ["mount", "-t", "tracefs", "nodev", str(_TRACEFS)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        say(f"tracefs cannot be mounted, so trimtab has no request latencies from the kernel: {done.stderr.strip()}")
-        yield
-        return
-    say(f"tracefs was not mounted: mounted it at {_TRACEFS} for the demo")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(_TRACEFS)], capture_output=True, check=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from tests.e2e import preflight, report, view
+from tests.e2e import report, view
 from tests.e2e.confine import apart
 from tests.e2e.faults import FAULTS, Fault
 from tests.e2e.fleet import Instance, check_alive, fleet
@@ -79,7 +79,6 @@ class Stage:
         """Start all but the actuator."""
         enter = self._stack.enter_context
         directory = Path(enter(tempfile.TemporaryDirectory(prefix="trimtab-demo-")))
-        enter(preflight.tracefs(self.console.print))
         self.console.print(f"starting {INSTANCES} TorchServe instances, HAProxy, the load generator, trimtab …")
         self.instances: list[Instance] = enter(fleet(directory, INSTANCES))
         self.proxy: HAProxy = enter(haproxy(directory, self.instances))
