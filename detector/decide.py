@@ -58,6 +58,8 @@ class Verdicts:
     """Alone, and for half as long: enough where the cause is nearly proved."""
     common: Bools
     """Worse by so much that it counts as a sign that all are."""
+    raised: Bools
+    """Somewhat above what is usual for itself, be it a fault or not."""
     lingers: Bools
     """Not yet back to normal."""
     unknown: Bools
@@ -147,6 +149,7 @@ class Judge:
             opens=self._lasting(readings, sole, sharp, hard, patience),
             suspected=self._lasting(readings, sole, sharp, hard, _SUSPECT_FACTOR * patience),
             common=large.any(axis=1) | hard,
+            raised=hard | (fresh & self._raised(window, expected)),
             lingers=hard | (fresh & self._lingers(readings, window, expected, groups)),
             unknown=~hard & ~(fresh & ~np.isnan(window).all(axis=1)),
             expected=expected,
@@ -219,6 +222,13 @@ class Judge:
         most: Bools = np.take_along_axis(counts, ticks[:, None] - 1, axis=1)[:, 0] >= share * ticks
         return most
 
+    def _raised(self, window: Matrix, usual: Matrix) -> Bools:
+        slow = window[:, TYPICAL] - usual[:, TYPICAL] >= math.log(_LATENCY_FACTOR_LEFT)
+        raised: Bools = slow | (
+            window[:, ERRORS] - np.nan_to_num(usual[:, ERRORS]) >= self._settings.error_ratio_min / 2
+        )
+        return raised
+
     def _lingers(self, readings: Readings, window: Matrix, expected: Matrix, groups: NDArray[np.int64]) -> Bools:
         """Whether an instance that was degraded still is; after a restart only its peers can tell."""
         peers = peers_median(window, groups)
@@ -267,23 +277,29 @@ class Common:
         for subject, ill in now.items():
             self._last[subject].append(ill)
         lasting = [s for s in members if now[s] and sum(self._last[s]) >= _MOST * self._ticks]
-        return _widest(lasting, members, verdicts.common, rows, models)
+        return _widest(lasting, members, verdicts, rows, models)
 
 
 def _widest(
-    lasting: list[str], members: dict[str, list[int]], ill: Bools, known: NDArray[np.int64], models: Sequence[str]
+    lasting: list[str],
+    members: dict[str, list[int]],
+    verdicts: Verdicts,
+    known: NDArray[np.int64],
+    models: Sequence[str],
 ) -> list[tuple[str, NDArray[np.int64]]]:
     """One subject for one fault: the node where others are well or several models suffer, else the model."""
     covered: set[int] = set()
-    found: list[tuple[str, NDArray[np.int64]]] = []
+    found: dict[str, NDArray[np.int64]] = {}
     for subject in sorted(lasting, key=lambda s: s.startswith("model ")):
-        group = members[subject]
-        if subject.startswith("model "):
-            fits = not {row for row in group if ill[row]} <= covered
-        else:
-            others = np.setdiff1d(known, group)
-            fits = len({models[row] for row in group}) > 1 or (bool(len(others)) and float(np.mean(ill[others])) < 0.5)
-        if fits:
+        widest = subject
+        if not subject.startswith("model "):
+            served = {models[row] for row in members[subject]}
+            others = np.setdiff1d(known, members[subject])
+            # Where the rest suffers too, if only a little so far, it is not this node's fault.
+            shared = not len(others) or float(np.mean(verdicts.raised[others])) >= 0.5
+            widest = f"model {served.pop()}" if len(served) == 1 and shared else subject
+        group = members.get(widest, [])
+        if {row for row in group if verdicts.common[row]} - covered:
             covered.update(group)
-            found.append((subject, np.asarray(group, dtype=np.int64)))
-    return found
+            found[widest] = np.asarray(group, dtype=np.int64)
+    return list(found.items())

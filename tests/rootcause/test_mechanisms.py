@@ -75,7 +75,7 @@ def test_what_moved_on_healthy_peers_alike_explains_nothing() -> None:
             if "cpu_run_queue_ratio" in values and subject.startswith("n"):
                 values["cpu_run_queue_ratio"] = 0.6
 
-    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True), Ranking())
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True, noise=Noise(blips_per_second=0)), Ranking())
     stage.run(45)
     stage.fleet.strike(everywhere)
     stage.run(20)
@@ -90,7 +90,7 @@ def test_a_missing_signal_is_no_movement() -> None:
                 if name in values:
                     values[name] = float("nan")
 
-    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True), Ranking())
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True, noise=Noise(blips_per_second=0)), Ranking())
     stage.run(45)
     stage.fleet.strike(blind)
     stage.run(20)
