@@ -43,7 +43,7 @@ def _state(node: pb.Node, now_unix_ns: int) -> str:
 
 
 def nodes_table(reply: pb.NodesReply) -> Table:
-    """One row a node."""
+    """One row a node; its age is that of its last window."""
     headings = (
         "node",
         "state",
@@ -64,7 +64,7 @@ def nodes_table(reply: pb.NodesReply) -> Table:
         table.add_row(
             Text(node.name),
             Text(state, style={"connected": "green", "silent": "yellow"}.get(state, "red")),
-            _duration((reply.now_unix_ns - last) / 1e9) + " ago" if last else "–",
+            _duration((reply.now_unix_ns - last) / 1e9) if last else "–",
             *(str(count) for count in (len(node.instances), node.gpus, node.windows, node.duplicates)),
             *(Text(str(count), style="red" if count else "") for count in (node.lost, node.refused)),
             Text(f"{error:+.3f} s", style="red" if abs(error) > ERROR_SECONDS_MAX else ""),
