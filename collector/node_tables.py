@@ -44,18 +44,7 @@ def _state(node: pb.Node, now_unix_ns: int) -> str:
 
 def nodes_table(reply: pb.NodesReply) -> Table:
     """One row a node; its age is that of its last window."""
-    headings = (
-        "node",
-        "state",
-        "last window",
-        "instances",
-        "GPUs",
-        "windows",
-        "duplicates",
-        "lost",
-        "refused",
-        "clock",
-    )
+    headings = ("node", "state", "age", "inst.", "GPUs", "windows", "repeats", "lost", "refused", "clock")
     table = Table(*headings, header_style="bold", box=None, pad_edge=False)
     for node in reply.nodes:
         state = _state(node, reply.now_unix_ns)
