@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 
 from trimtab.agent.clock import SystemClock
-from trimtab.agent.registry import Collector, Host, Instance, Reading, Unavailable
+from trimtab.agent.registry import Collector, Host, Instance, Kind, Reading, Unavailable
 from trimtab.agent.sketch.loglinear import BUCKETS
 from trimtab.agent.wire.columns import check_name
 
@@ -57,7 +58,7 @@ def check_declaration(collector: type[Collector] | Collector) -> None:
     assert len(set(keys)) == len(keys), f"{collector.name}: a signal is declared twice"
     for signal in collector.signals:
         check_name(f"{collector.name}: signal", signal.name)
-        assert signal.kind in {"node", "gpu", "instance"}, f"{collector.name}: {signal.name}: kind {signal.kind}"
+        assert signal.kind in get_args(Kind), f"{collector.name}: {signal.name}: kind {signal.kind}"
         assert signal.unit, f"{collector.name}: {signal.name}: no unit"
         assert signal.help, f"{collector.name}: {signal.name}: no help"
         assert not (signal.sketch and signal.unit != "s"), f"{collector.name}: {signal.name}: sketches are in seconds"

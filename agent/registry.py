@@ -10,10 +10,11 @@ from typing import Literal, Protocol
 
 from trimtab.agent import collectors
 from trimtab.agent.clock import Clock
+from trimtab.agent.probes import Probes
 from trimtab.agent.sketch.loglinear import Sketch
 
-Kind = Literal["node", "gpu", "instance"]
-"""What a signal is about."""
+Kind = Literal["node", "gpu", "instance", "disk", "interface", "model", "worker"]
+"""What a signal is about. A model and a worker are of one instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class Host:
 
     node: str
     clock: Clock
-    sampling_probability: float = 1.0
+    probes: Probes = field(default_factory=Probes)
 
 
 class Collector(Protocol):

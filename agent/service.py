@@ -14,6 +14,7 @@ from trimtab.agent.clock import Clock
 from trimtab.agent.collectors.own import Own, Vitals
 from trimtab.agent.instances import Discovery
 from trimtab.agent.loop import Loop
+from trimtab.agent.probes import Probes
 from trimtab.agent.publish import Publisher
 from trimtab.agent.registry import Collector, Host, discover
 from trimtab.agent.settings import AgentSettings, Tls, default_node
@@ -69,7 +70,7 @@ def run(
         loop = Loop(
             collectors=collectors,
             find=Discovery(node).find,
-            host=Host(node, clock, settings.sampling_probability),
+            host=Host(node, clock, Probes(settings.sampling_probability)),
             window_seconds=settings.window_seconds,
             builder=Builder(node, settings.labels, collectors, vitals),
             keep=keep,

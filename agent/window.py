@@ -29,7 +29,13 @@ _TABLES: dict[Kind, pb.SubjectKind.ValueType] = {
     "node": pb.SUBJECT_KIND_NODE,
     "gpu": pb.SUBJECT_KIND_GPU,
     "instance": pb.SUBJECT_KIND_INSTANCE,
+    "disk": pb.SUBJECT_KIND_DISK,
+    "interface": pb.SUBJECT_KIND_INTERFACE,
+    "model": pb.SUBJECT_KIND_MODEL,
+    "worker": pb.SUBJECT_KIND_WORKER,
 }
+_FOUND_ELSEWHERE: tuple[Kind, ...] = ("node", "instance")
+"""Which of them there are is known; the others are what their collectors name."""
 _SAID_MAX = 100
 
 Labels = dict[str, str]
@@ -66,7 +72,7 @@ class Builder:
     ) -> tuple[pb.Schema, pb.Window]:
         """The window that `readings`, by collector, make; it has no number yet. The schema is the same object until it changes."""
         for name, reading in readings.items():
-            named = {(kind, subject): Labels() for kind, subject, _ in reading.values}
+            named = {(kind, subject): Labels() for kind, subject, _ in (*reading.values, *reading.sketches)}
             self._seen[name] = named | reading.labels
         subjects = self._subjects_of(instances)
         if subjects != self._subjects:
@@ -85,14 +91,14 @@ class Builder:
         return self._schema, window
 
     def _subjects_of(self, instances: Sequence[Instance]) -> dict[Kind, dict[str, Labels]]:
-        found: dict[Kind, dict[str, Labels]] = {"node": {self._node: {}}, "gpu": {}, "instance": {}}
+        found: dict[Kind, dict[str, Labels]] = {kind: {} for kind in _TABLES}
+        found["node"][self._node] = {}
         for one in instances:
             labels = {"runtime": one.runtime, "model": one.model, "addresses": ",".join(one.addresses)}
             found["instance"][one.id] = labels | {"pid": str(one.pid)}
         for seen in self._seen.values():
             for (kind, subject), said in seen.items():
-                # Which nodes and instances there are is known; GPUs are what their collector names.
-                if kind == "gpu" or subject in found[kind]:
+                if kind not in _FOUND_ELSEWHERE or subject in found[kind]:
                     found[kind].setdefault(subject, {}).update(said)
         found["node"][self._node].update(self._node_labels)
         return {kind: dict(sorted(table.items())[:SUBJECTS_MAX]) for kind, table in found.items()}

@@ -1,7 +1,7 @@
 -- The tables of the store (docs/store.md). All times are UTC. NULL is unknown.
 
 CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
-INSERT INTO meta VALUES ('schema_version', '2');
+INSERT INTO meta VALUES ('schema_version', '3');
 
 CREATE TABLE nodes (
     node VARCHAR PRIMARY KEY,
@@ -69,6 +69,22 @@ CREATE TABLE fingerprint_instance (
     request_latency_p50 DOUBLE,
     request_latency_p95 DOUBLE,
     request_latency_p99 DOUBLE
+);
+CREATE TABLE fingerprint_disk (
+    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+    disk_busy_ratio DOUBLE
+);
+CREATE TABLE fingerprint_interface (
+    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+    interface_up DOUBLE
+);
+CREATE TABLE fingerprint_model (
+    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+    predictions_per_second DOUBLE
+);
+CREATE TABLE fingerprint_worker (
+    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+    memory_resident_bytes DOUBLE
 );
 
 CREATE TABLE sketches (
@@ -154,6 +170,14 @@ FROM (
     SELECT 'gpu', * FROM (UNPIVOT fingerprint_gpu ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
     UNION ALL
     SELECT 'instance', * FROM (UNPIVOT fingerprint_instance ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    UNION ALL
+    SELECT 'disk', * FROM (UNPIVOT fingerprint_disk ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    UNION ALL
+    SELECT 'interface', * FROM (UNPIVOT fingerprint_interface ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    UNION ALL
+    SELECT 'model', * FROM (UNPIVOT fingerprint_model ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    UNION ALL
+    SELECT 'worker', * FROM (UNPIVOT fingerprint_worker ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
 ) l;
 
 CREATE VIEW incidents AS

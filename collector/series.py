@@ -15,7 +15,15 @@ COLUMNS_MAX = 512
 """Most columns of a fingerprint table."""
 RESERVED = ("node", "subject", "seq", "start")
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-KINDS = {pb.SUBJECT_KIND_NODE: "node", pb.SUBJECT_KIND_GPU: "gpu", pb.SUBJECT_KIND_INSTANCE: "instance"}
+KINDS = {
+    pb.SUBJECT_KIND_NODE: "node",
+    pb.SUBJECT_KIND_GPU: "gpu",
+    pb.SUBJECT_KIND_INSTANCE: "instance",
+    pb.SUBJECT_KIND_DISK: "disk",
+    pb.SUBJECT_KIND_INTERFACE: "interface",
+    pb.SUBJECT_KIND_MODEL: "model",
+    pb.SUBJECT_KIND_WORKER: "worker",
+}
 _FORMS: dict[int, Form] = {pb.SERIES_KIND_GAUGE: "gauge", pb.SERIES_KIND_RATE: "rate"}
 
 

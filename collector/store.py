@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 Connection = duckdb.DuckDBPyConnection
 FILE = "trimtab.duckdb"
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 _KEYED = ("series", "nodes", "streams", "incident_records")
 """Tables with a primary key: with `subjects`, what must be readable before anything can be stored."""
 _TEMPORARY_BYTES_MAX = 1 << 30

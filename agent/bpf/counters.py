@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.agent.bpf import syscall
-from trimtab.agent.bpf.loader import INSTANCES_MAX, Program
+from trimtab.agent.bpf.capability import SENT_KPROBE, TRACEPOINTS, sent_hook
+from trimtab.agent.bpf.loader import Program
+from trimtab.agent.bpf.source import Source
 from trimtab.agent.sketch.loglinear import BUCKETS
 
 Endpoint = tuple[int, int]
@@ -34,16 +36,49 @@ INSTANCE = np.dtype(
 )
 """`struct instance` of latency.c. Everything in it only grows, the buckets modulo 2^32."""
 
+INSTANCES_MAX = 128
+"""How many instances are watched at once on one host."""
+
+_OFFSETS = {
+    "SOCK_PORT": ("sock.__sk_common.skc_num",),
+    "SOCK_NET": ("sock.__sk_common.skc_net.net",),
+    "NET_INODE": ("net.ns.inum",),
+    "TCP_WRITE_SEQ": ("tcp_sock.write_seq",),
+    "TCP_RCV_NXT": ("tcp_sock.rcv_nxt",),
+    "TCP_COPIED_SEQ": ("tcp_sock.copied_seq",),
+    "SKB_END_SEQ": ("sk_buff.cb", "tcp_skb_cb.end_seq"),
+    "SKB_FLAGS": ("sk_buff.cb", "tcp_skb_cb.tcp_flags"),
+}
 _BY_NAMESPACE = 0xFFFFFFFE
 """BY_NAMESPACE of latency.c."""
+
+
+def source(sampling_probability: float) -> Source:
+    """latency.c, with the best hook that this host has for the answer. Raises OSError without the rights to look."""
+    sent = sent_hook() or SENT_KPROBE
+    is_kprobe = sent == SENT_KPROBE
+    return Source(
+        file="latency.c",
+        maps=("watched", "instances"),
+        raw_tracepoints=TRACEPOINTS if is_kprobe else (*TRACEPOINTS, sent),
+        kprobes=(sent,) if is_kprobe else (),
+        offsets=_OFFSETS,
+        flags={
+            f"SENT_BY_{sent.upper()}": "1",
+            "SAMPLE_BELOW": f"{round(sampling_probability * 2**32)}ULL",
+            "INSTANCES_MAX": str(INSTANCES_MAX),
+        },
+    )
 
 
 class Counters:
     """What the kernel counts for the endpoints that are watched."""
 
     def __init__(self, program: Program) -> None:
-        self._watched_fd = program.watched
-        memory = mmap.mmap(program.instances, INSTANCES_MAX * INSTANCE.itemsize, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._watched_fd = program.maps["watched"]
+        memory = mmap.mmap(
+            program.maps["instances"], INSTANCES_MAX * INSTANCE.itemsize, mmap.MAP_SHARED, mmap.PROT_READ
+        )
         self._instances = np.frombuffer(memory, INSTANCE, INSTANCES_MAX)
         self._slots: dict[Endpoint, int] = {}
         # The slot that was given up longest ago is taken first: connections of its old owner are gone by then.

@@ -3,9 +3,10 @@
  * A connection is IDLE, WAITING from the first bytes of a request to the first bytes of its answer, or OVER once the server
  * has stopped sending. What the hooks mean, and what they cannot see: docs/ebpf.md.
  *
- * Given by the loader: the offsets SOCK_PORT, SOCK_NET, NET_INODE, TCP_WRITE_SEQ, TCP_RCV_NXT, TCP_COPIED_SEQ,
+ * Given by agent/bpf/counters.py: the offsets SOCK_PORT, SOCK_NET, NET_INODE, TCP_WRITE_SEQ, TCP_RCV_NXT, TCP_COPIED_SEQ,
  * SKB_END_SEQ and SKB_FLAGS of the running kernel; SAMPLE_BELOW; INSTANCES_MAX; and which hook sees the answer go.
  */
+#include "hook.h"
 #include "loglinear.h"
 
 #define CONNECTIONS_MAX 32768
@@ -53,13 +54,6 @@ BPF_TABLE("hash", struct endpoint, u32, watched, 2 * INSTANCES_MAX);
 BPF_TABLE("lru_hash", u64, struct connection, connections, CONNECTIONS_MAX);
 BPF_F_TABLE("array", u32, struct instance, instances, INSTANCES_MAX, BPF_F_MMAPABLE);
 
-#define READ(type, address)                                                  \
-    ({                                                                       \
-        type value_ = 0;                                                     \
-        bpf_probe_read_kernel(&value_, sizeof(value_), (void *)(address));   \
-        value_;                                                              \
-    })
-#define COUNT(field) __sync_fetch_and_add(&(field), 1)
 
 static __always_inline u32 slot_of(u64 sk)
 {
@@ -102,7 +96,7 @@ static __always_inline void answer(struct connection *c, struct instance *i)
 }
 
 /* A segment arrived: the first with new data starts a request. */
-RAW_TRACEPOINT_PROBE(tcp_probe)
+HOOK(tcp_probe)
 {
     u64 sk = ctx->args[0], skb = ctx->args[1];
     struct connection *c = connections.lookup(&sk);
@@ -137,7 +131,7 @@ RAW_TRACEPOINT_PROBE(tcp_probe)
 }
 
 /* The server read. Data that no segment hook saw came with the end of the handshake. */
-RAW_TRACEPOINT_PROBE(tcp_rcv_space_adjust)
+HOOK(tcp_rcv_space_adjust)
 {
     u64 sk = ctx->args[0];
     struct connection *c = connections.lookup(&sk);
@@ -172,13 +166,13 @@ static __always_inline void sent(u64 sk)
 }
 
 #if defined(SENT_BY_TCP_SENDMSG_LOCKED)
-RAW_TRACEPOINT_PROBE(tcp_sendmsg_locked)
+HOOK(tcp_sendmsg_locked)
 {
     sent(ctx->args[0]);
     return 0;
 }
 #elif defined(SENT_BY_SOCK_SEND_LENGTH)
-RAW_TRACEPOINT_PROBE(sock_send_length)
+HOOK(sock_send_length)
 {
     if ((s32)ctx->args[1] > 0)
         sent(ctx->args[0]);
@@ -221,7 +215,7 @@ static __always_inline void open_connection(u64 sk, int from)
     connections.update(&sk, &fresh);
 }
 
-RAW_TRACEPOINT_PROBE(inet_sock_set_state)
+HOOK(inet_sock_set_state)
 {
     int from = ctx->args[1], to = ctx->args[2];
     if (to == TCP_ESTABLISHED)
@@ -231,7 +225,7 @@ RAW_TRACEPOINT_PROBE(inet_sock_set_state)
     return 0;
 }
 
-RAW_TRACEPOINT_PROBE(tcp_retransmit_skb)
+HOOK(tcp_retransmit_skb)
 {
     u64 sk = ctx->args[0];
     struct connection *c = connections.lookup(&sk);

@@ -1,9 +1,10 @@
-"""The short-lived child of the loader: compiles, loads and attaches a program, hands over its descriptors, and is gone.
+"""The short-lived child of the loader: compiles and loads a program, hands over its descriptors, and is gone.
 
-    python -I -m trimtab.agent.bpf.load_child SOCKET SOURCE MAP,… FLAG…
+    python -I -m trimtab.agent.bpf.load_child SOCKET SOURCE
 
-It is the one file that imports bcc, which brings 110 MB of LLVM that the agent must not keep. The descriptors go over the Unix
-socket with their names as JSON; while the agent holds them the kernel keeps the program attached. On failure the reason is on stderr.
+SOURCE is a `Source` as JSON. This is the one file that imports bcc, which brings 110 MB of LLVM that the agent must not keep. The
+descriptors go over the Unix socket with their names as JSON: "map NAME", "program NAME" of a raw tracepoint that the agent attaches,
+"event NAME" of a kprobe, which is attached. On failure the reason is on stderr.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from trimtab.agent.bpf.btf import KernelTypes
 from trimtab.agent.bpf.capability import BCC
+from trimtab.agent.bpf.source import Source
 
 HERE = Path(__file__).resolve().parent
 
@@ -34,32 +38,32 @@ def import_bcc() -> Any:
     return module
 
 
-def layout() -> dict[str, int]:
-    """The offsets that latency.c is compiled with. Raises OSError, LookupError."""
+def layout(source: Source) -> dict[str, int]:
+    """The offsets that the program is compiled with, in bytes. Raises OSError, LookupError."""
     kernel = KernelTypes()
-    control = kernel.offset("sk_buff", "cb")
     return {
-        "SOCK_PORT": kernel.offset("sock", "__sk_common.skc_num"),
-        "SOCK_NET": kernel.offset("sock", "__sk_common.skc_net.net"),
-        "NET_INODE": kernel.offset("net", "ns.inum"),
-        "TCP_WRITE_SEQ": kernel.offset("tcp_sock", "write_seq"),
-        "TCP_RCV_NXT": kernel.offset("tcp_sock", "rcv_nxt"),
-        "TCP_COPIED_SEQ": kernel.offset("tcp_sock", "copied_seq"),
-        "SKB_END_SEQ": control + kernel.offset("tcp_skb_cb", "end_seq"),
-        "SKB_FLAGS": control + kernel.offset("tcp_skb_cb", "tcp_flags"),
+        macro: sum(kernel.offset(*member.split(".", 1)) for member in members)
+        for macro, members in source.offsets.items()
     }
 
 
-def main(channel: str, source: str, maps: str, *flags: str) -> None:
-    """Hand over what `source` makes when compiled with `flags`. Raises whatever goes wrong."""
-    offsets = [f"-D{name}={offset}" for name, offset in layout().items()]
-    program = import_bcc().BPF(src_file=source, cflags=[f"-I{HERE}", *offsets, *flags])
-    descriptors = {name: program[name].map_fd for name in maps.split(",")}
-    for events in (program.raw_tracepoint_fds, program.kprobe_fds):
-        for name, event in events.items():
-            # bcc keeps the descriptor of a kprobe by event and function.
-            for function, fd in event.items() if isinstance(event, dict) else ((name, event),):
-                descriptors[function.decode()] = fd
+def main(channel: str, request: str) -> None:
+    """Hand over what the source makes. Raises whatever goes wrong."""
+    source = msgspec.json.decode(request, type=Source)
+    macros = {**{macro: str(offset) for macro, offset in layout(source).items()}, **source.flags}
+    bcc = import_bcc()
+    program = bcc.BPF(
+        src_file=str(HERE / source.file), cflags=[f"-I{HERE}", *(f"-D{k}={v}" for k, v in macros.items())]
+    )
+    descriptors = {f"map {name}": program[name].map_fd for name in source.maps}
+    for name in source.raw_tracepoints:
+        descriptors[f"program {name}"] = program.load_func(f"hook__{name}", bcc.BPF.RAW_TRACEPOINT).fd
+    for name in source.kprobes:
+        # bcc has attached it already, because of the name of its function.
+        by_function = program.kprobe_fds[f"p_{name}".encode()]
+        descriptors[f"event {name}"] = (
+            next(iter(by_function.values())) if isinstance(by_function, dict) else by_function
+        )
     with socket.socket(fileno=int(channel)) as parent:
         socket.send_fds(parent, [json.dumps(list(descriptors)).encode()], list(descriptors.values()))
 

@@ -1,68 +1,105 @@
-"""Starts the loader child and owns what it hands over: the descriptors that keep the program attached, and its maps."""
+"""Starts the loader child, and owns what it hands over: the descriptors that keep a program attached, and its maps."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
+import threading
 
-from trimtab.agent.bpf.capability import SENT_KPROBE, sent_hook, what_is_missing
+import msgspec
+
+from trimtab.agent.bpf import syscall
+from trimtab.agent.bpf.capability import what_is_missing
+from trimtab.agent.bpf.source import Source
 from trimtab.agent.registry import Unavailable
 
-INSTANCES_MAX = 128
-"""How many instances are watched at once on one host."""
 DEADLINE_SECONDS = 20.0
 
-_SOURCE = Path(__file__).with_name("latency.c")
-_MAPS = ("watched", "instances")
-_DESCRIPTORS_MAX = 16
+_DESCRIPTORS_MAX = 64
+_EVENT_ENABLE, _EVENT_DISABLE = 0x2400, 0x2401  # PERF_EVENT_IOC_*
 _REMEDY = "run `trimtab doctor`"
+# One compiler at a time: each takes 120 MB for its half second.
+_compiling = threading.Lock()
 
 
 class Program:
-    """A program that stays attached until it is closed."""
+    """A program that stays attached until it is closed; each of its hooks can be switched off and on."""
 
     def __init__(self, descriptors: dict[str, int]) -> None:
-        self._descriptors = descriptors
-        self.watched, self.instances = (descriptors[name] for name in _MAPS)
+        self._open = set(descriptors.values())
+        self.maps = _of("map", descriptors)
+        """Descriptors of the maps, by name."""
+        self.programs = _of("program", descriptors)
+        """Descriptors of what runs at the raw tracepoints, by tracepoint."""
+        self._events = _of("event", descriptors)
+        self._attached: dict[str, int] = {}
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Names of all its hooks."""
+        return (*self.programs, *self._events)
+
+    def switch(self, hook: str, on: bool) -> None:
+        """Attach a hook, or detach it. Raises OSError."""
+        if hook in self._events:
+            fcntl.ioctl(self._events[hook], _EVENT_ENABLE if on else _EVENT_DISABLE, 0)
+        elif on and hook not in self._attached:
+            self._attached[hook] = syscall.attach_raw_tracepoint(hook, self.programs[hook])
+        elif not on and hook in self._attached:
+            os.close(self._attached.pop(hook))
 
     def close(self) -> None:
         """Detach it, and free its maps."""
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        for hook in tuple(self._attached):
+            self.switch(hook, on=False)
+        while self._open:
+            os.close(self._open.pop())
 
 
-def load(sampling_probability: float) -> Program:
-    """Load and attach latency.c, with the best hook that this host has for the answer. Takes about a second.
-
-    Raises Unavailable.
-    """
+def require() -> None:
+    """Raises Unavailable, with the reason and the remedy, where this host cannot run eBPF programs."""
     for check in what_is_missing():
         if not check.ok:
             raise Unavailable(check.detail, check.remedy)
-    flags = (
-        f"-DSENT_BY_{(sent_hook() or SENT_KPROBE).upper()}",
-        f"-DSAMPLE_BELOW={round(sampling_probability * 2**32)}ULL",
-        f"-DINSTANCES_MAX={INSTANCES_MAX}",
-    )
+
+
+def load(source: Source) -> Program:
+    """Load a program and attach all its hooks, in their order, on a host where `require` found nothing amiss. Takes half a second.
+
+    Raises Unavailable.
+    """
     try:
-        return Program(_run_child(_SOURCE, flags))
+        with _compiling:
+            program = Program(_run_child(source))
     except OSError as error:
         raise Unavailable(f"the eBPF loader could not be started: {error}", _REMEDY) from error
+    try:
+        for hook in program.programs:
+            program.switch(hook, on=True)
+    except OSError as error:
+        program.close()
+        raise Unavailable(f"{source.file}: {hook} was not attached: {error}", _REMEDY) from error
+    return program
 
 
-def _run_child(source: Path, flags: tuple[str, ...]) -> dict[str, int]:
+def _of(kind: str, descriptors: dict[str, int]) -> dict[str, int]:
+    named = ((name.split(), fd) for name, fd in descriptors.items())
+    return {name: fd for (prefix, name), fd in named if prefix == kind}
+
+
+def _run_child(source: Source) -> dict[str, int]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = [sys.executable, "-I", "-m", "trimtab.agent.bpf.load_child"]
     # A file, because a pipe that nobody reads would block a child with much to say.
     with ours, tempfile.TemporaryFile() as stderr:
         with theirs:
             child = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-                [*command, str(theirs.fileno()), str(source), ",".join(_MAPS), *flags],
+                [*command, str(theirs.fileno()), msgspec.json.encode(source).decode()],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,

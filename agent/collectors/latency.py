@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.agent.bpf import loader
-from trimtab.agent.bpf.counters import Counters, Endpoint
+from trimtab.agent.bpf.counters import INSTANCES_MAX, Counters, Endpoint, source
 from trimtab.agent.registry import Host, Instance, Reading, Signal
 from trimtab.agent.sketch.loglinear import Sketch
 
@@ -44,8 +44,8 @@ class Latency:
     )
 
     def open(self, host: Host) -> None:
-        self._probability = host.sampling_probability
-        self._program = loader.load(host.sampling_probability)
+        self._probability = host.probes.sampling_probability
+        self._program = _load(self._probability)
         self._counters = Counters(self._program)
         self._before: dict[Endpoint, NDArray[np.void]] = {}
         self._full = False
@@ -54,7 +54,7 @@ class Latency:
         watched = {(instance.netns, instance.port): instance for instance in reading.instances}
         left_out = self._counters.watch(set(watched))
         if left_out and not self._full:
-            log.warning("request latency: only %d instances are watched; unknown for the rest", loader.INSTANCES_MAX)
+            log.warning("request latency: only %d instances are watched; unknown for the rest", INSTANCES_MAX)
         self._full = bool(left_out)
         now = {endpoint: self._counters.read(endpoint) for endpoint in watched.keys() - left_out}
         for endpoint in now.keys() & self._before.keys():
@@ -76,6 +76,11 @@ class Latency:
             if counts.any():
                 seconds = int(now[f"{field}_sum_ns"] - before[f"{field}_sum_ns"]) / 1e9
                 reading.sketch("instance", instance.id, signal, Sketch(counts, seconds, self._probability))
+
+
+def _load(sampling_probability: float) -> loader.Program:
+    loader.require()
+    return loader.load(source(sampling_probability))
 
 
 COLLECTOR = Latency

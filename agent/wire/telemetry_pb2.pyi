@@ -33,6 +33,12 @@ class _SubjectKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SubjectKi
     SUBJECT_KIND_NODE: _SubjectKind.ValueType  # 1
     SUBJECT_KIND_GPU: _SubjectKind.ValueType  # 2
     SUBJECT_KIND_INSTANCE: _SubjectKind.ValueType  # 3
+    SUBJECT_KIND_DISK: _SubjectKind.ValueType  # 4
+    SUBJECT_KIND_INTERFACE: _SubjectKind.ValueType  # 5
+    """A network card."""
+    SUBJECT_KIND_MODEL: _SubjectKind.ValueType  # 6
+    """A model as one instance serves it, and a process of that instance which runs it."""
+    SUBJECT_KIND_WORKER: _SubjectKind.ValueType  # 7
 
 class SubjectKind(_SubjectKind, metaclass=_SubjectKindEnumTypeWrapper): ...
 
@@ -40,6 +46,12 @@ SUBJECT_KIND_UNSPECIFIED: SubjectKind.ValueType  # 0
 SUBJECT_KIND_NODE: SubjectKind.ValueType  # 1
 SUBJECT_KIND_GPU: SubjectKind.ValueType  # 2
 SUBJECT_KIND_INSTANCE: SubjectKind.ValueType  # 3
+SUBJECT_KIND_DISK: SubjectKind.ValueType  # 4
+SUBJECT_KIND_INTERFACE: SubjectKind.ValueType  # 5
+"""A network card."""
+SUBJECT_KIND_MODEL: SubjectKind.ValueType  # 6
+"""A model as one instance serves it, and a process of that instance which runs it."""
+SUBJECT_KIND_WORKER: SubjectKind.ValueType  # 7
 Global___SubjectKind: _TypeAlias = SubjectKind  # noqa: Y015
 
 class _SeriesKind:
@@ -313,7 +325,7 @@ class Subject(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Unique within the fleet: "node", "node/gpu/UUID", "node/8080"."""
+    """Unique within the fleet: "node", "node/gpu/UUID", "node/8080", "node/8080/resnet"."""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(

@@ -21,8 +21,11 @@ import numpy as np
 import pytest
 
 from trimtab.agent.bpf import capability, load_child, loader
+from trimtab.agent.bpf.counters import INSTANCES_MAX
+from trimtab.agent.bpf.source import Source
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.collectors.latency import Latency
+from trimtab.agent.probes import Probes
 from trimtab.agent.registry import Host, Instance, Reading, Unavailable
 from trimtab.agent.sketch import loglinear
 from trimtab.agent.sketch.loglinear import Sketch, bucket_of
@@ -115,7 +118,7 @@ class Watch:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.sketches: dict[tuple[str, str], list[Sketch]] = {}
         self.collector = Latency()
-        self.collector.open(Host("node", ManualClock(), probability))
+        self.collector.open(Host("node", ManualClock(), Probes(probability)))
         self.read()
 
     def read(self) -> Reading:
@@ -374,10 +377,10 @@ def test_watched_ports_may_change(server: Server, watch: Callable[..., Watch]) -
 
 
 def test_more_instances_than_there_is_room_for_are_unknown(watch: Callable[..., Watch]) -> None:
-    many = [instance(port) for port in range(1, loader.INSTANCES_MAX + 11)]
+    many = [instance(port) for port in range(1, INSTANCES_MAX + 11)]
     seen = watch(*many)
     known = {subject for _, subject, _ in seen.read().values}
-    assert len(known) == loader.INSTANCES_MAX
+    assert len(known) == INSTANCES_MAX
 
 
 def test_a_client_on_a_watched_port_is_no_server(server: Server, watch: Callable[..., Watch]) -> None:
@@ -479,7 +482,7 @@ def test_a_program_that_is_refused_is_one_line(tmp_path: Path) -> None:
     broken = tmp_path / "broken.c"
     broken.write_text("int f(void *ctx) { return nonsense; }\n" + "int unused;\n" * 1000)
     with pytest.raises(Unavailable, match=r"not loaded: .*nonsense") as caught:
-        loader._run_child(broken, ())
+        loader.load(Source(file=str(broken), maps=(), raw_tracepoints=()))
     assert "\n" not in str(caught.value)
     assert "trimtab doctor" in caught.value.remedy
 
