@@ -117,6 +117,22 @@ def tcp_retransmits(text: str) -> int:
     return whole(rows[1][rows[0].index("RetransSegs")])
 
 
+def tcp_segments(text: str) -> int:
+    """/proc/net/snmp: segments that TCP has received and sent."""
+    rows = [line.split() for line in text.splitlines() if line.startswith("Tcp:")]
+    if len(rows) != 2 or not {"InSegs", "OutSegs"} <= set(rows[0]) or len(rows[0]) != len(rows[1]):
+        raise ValueError("/proc/net/snmp: no Tcp InSegs and OutSegs")
+    return sum(whole(rows[1][rows[0].index(name)]) for name in ("InSegs", "OutSegs"))
+
+
+def context_switches(text: str) -> int:
+    """/proc/stat: since boot, on all cores."""
+    found = counters(text).get("ctxt")
+    if found is None:
+        raise ValueError("/proc/stat: no ctxt")
+    return found
+
+
 def listeners(text: str) -> dict[int, tuple[str, int]]:
     """/proc/PID/net/tcp and tcp6: address and port of each listening socket, by its inode."""
     out = {}

@@ -110,6 +110,7 @@ class Host:
     node: str
     clock: Clock
     probes: Probes = field(default_factory=Probes)
+    budget_cores: float = 0.01
 
 
 class Collector(Protocol):

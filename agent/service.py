@@ -34,9 +34,9 @@ def run(
     state: Path,
     clock: Clock,
     stop: threading.Event,
-    ready: Callable[[], None],
+    beat: Callable[[], None],
 ) -> None:
-    """Sample this host until `stop` is set. Calls `ready` when the first window is in the spool.
+    """Sample this host until `stop` is set. Calls `beat` when a window is in the spool, for each.
 
     Raises TrimtabError for settings, or a state directory, that cannot work.
     """
@@ -45,16 +45,13 @@ def run(
     vitals = Vitals()
     collectors = _enabled(settings.disable, vitals)
     spool = Spool(state / "spool", settings.spool_bytes_max, vitals)
-    kept = threading.Event()
 
     def hello() -> pb.Hello:
         return _hello(node, settings.labels, spool, clock)
 
     def keep(schema: pb.Schema, window: pb.Window) -> None:
         spool.append(schema, window)
-        if not kept.is_set():
-            kept.set()
-            ready()
+        beat()
 
     try:
         publisher = Publisher(
@@ -70,7 +67,7 @@ def run(
         loop = Loop(
             collectors=collectors,
             find=Discovery(node).find,
-            host=Host(node, clock, Probes(settings.sampling_probability)),
+            host=Host(node, clock, Probes(settings.sampling_probability), settings.budget_cores),
             window_seconds=settings.window_seconds,
             builder=Builder(node, settings.labels, collectors, vitals),
             keep=keep,

@@ -51,7 +51,9 @@ class AgentSettings(Section, frozen=True):
     disable: tuple[str, ...] = ()
     """Names of collectors (docs/signals.md) to leave out."""
     sampling_probability: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    """Probability with which a request is sampled in the kernel."""
+    """Probability with which a request is sampled in the kernel; the agent lowers it to stay within its budget."""
+    budget_cores: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 0.01
+    """CPU time that the agent may use with its probes, in cores; docs/overhead.md says what it gives up for that."""
     spool_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
     """Size of the on-disk spool; beyond it the oldest windows are dropped, and counted."""
 

@@ -3,8 +3,8 @@
     python -I -m trimtab.agent.bpf.load_child SOCKET SOURCE
 
 SOURCE is a `Source` as JSON. This is the one file that imports bcc, which brings 110 MB of LLVM that the agent must not keep. The
-descriptors go over the Unix socket with their names as JSON: "map NAME", "program NAME" of a raw tracepoint that the agent attaches,
-"event NAME" of a kprobe, which is attached. On failure the reason is on stderr.
+descriptors go over the Unix socket with their names as JSON: "map NAME", "program NAME" of what runs at a hook, and
+"event NAME" of a kprobe, which is attached; raw tracepoints the agent attaches. On failure the reason is on stderr.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ def main(channel: str, request: str) -> None:
         descriptors[f"program {name}"] = program.load_func(f"hook__{name}", bcc.BPF.RAW_TRACEPOINT).fd
     for name in source.kprobes:
         # bcc has attached it already, because of the name of its function.
+        descriptors[f"program {name}"] = program.load_func(f"kprobe__{name}", bcc.BPF.KPROBE).fd
         by_function = program.kprobe_fds[f"p_{name}".encode()]
         descriptors[f"event {name}"] = (
             next(iter(by_function.values())) if isinstance(by_function, dict) else by_function

@@ -35,14 +35,9 @@ class Program:
         self.maps = _of("map", descriptors)
         """Descriptors of the maps, by name."""
         self.programs = _of("program", descriptors)
-        """Descriptors of what runs at the raw tracepoints, by tracepoint."""
+        """Descriptors of what runs at its hooks, by hook."""
         self._events = _of("event", descriptors)
         self._attached: dict[str, int] = {}
-
-    @property
-    def hooks(self) -> tuple[str, ...]:
-        """Names of all its hooks."""
-        return (*self.programs, *self._events)
 
     def switch(self, hook: str, on: bool) -> None:
         """Attach a hook, or detach it. Raises OSError."""
@@ -80,7 +75,7 @@ def load(source: Source) -> Program:
         raise Unavailable(f"the eBPF loader could not be started: {error}", _REMEDY) from error
     try:
         for hook in program.programs:
-            program.switch(hook, on=True)
+            program.switch(hook, on=True)  # a kprobe is on already
     except OSError as error:
         program.close()
         raise Unavailable(f"{source.file}: {hook} was not attached: {error}", _REMEDY) from error

@@ -8,9 +8,11 @@ import platform
 import struct
 
 _NUMBER = {"x86_64": 321, "aarch64": 280}
-_MAP_UPDATE, _MAP_DELETE, _PROGRAM_LOAD, _RAW_TRACEPOINT_OPEN = 2, 3, 5, 17
+_MAP_UPDATE, _MAP_DELETE, _PROGRAM_LOAD, _INFO, _RAW_TRACEPOINT_OPEN, _ENABLE_STATS = 2, 3, 5, 15, 17, 32
 _RAW_TRACEPOINT = 17
 _ATTRIBUTE_BYTES = 128
+# Of struct bpf_prog_info.
+_PROGRAM_INFO_BYTES, _RUN_TIME_OFFSET = 208, 192
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,3 +54,15 @@ def attach_raw_tracepoint(name: str, program_fd: int) -> int:
     """A descriptor that keeps the program attached while it is open. Raises OSError; FileNotFoundError: no such hook."""
     hook = ctypes.create_string_buffer(name.encode())
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QI", ctypes.addressof(hook), program_fd))
+
+
+def count_run_time() -> int:
+    """While the descriptor is open the kernel counts the run time of every program. Raises OSError, as without CAP_SYS_ADMIN."""
+    return _bpf(_ENABLE_STATS, struct.pack("<I", 0))
+
+
+def program_run_ns(program_fd: int) -> int:
+    """How long the program has run while that was counted, nanoseconds. Raises OSError."""
+    info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+    _bpf(_INFO, struct.pack("<IIQ", program_fd, _PROGRAM_INFO_BYTES, ctypes.addressof(info)))
+    return int(struct.unpack_from("<Q", info, _RUN_TIME_OFFSET)[0])
