@@ -9,13 +9,24 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev
 
-.PHONY: demo test lint proto docs venv apt clean
+.PHONY: demo test test-kernels bench-agent lint proto docs venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
 
 test: apt venv
 	$(BIN)/python -m pytest $(ARGS)
+
+# What the agent costs, beside its peers (docs/overhead.md): ARGS=--quick takes under 50 s.
+bench-agent: apt venv
+	$(SUDO) $(BIN)/python -m tests.bench.agent $(ARGS)
+
+# The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
+KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')
+KERNEL_TESTS := tests/agent/test_budget.py tests/agent/test_latency*.py
+test-kernels: apt venv
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86 busybox-static cpio kmod >/dev/null
+	$(SUDO) $(BIN)/python -m tests.kernels.boot $(KERNEL) --timeout=900 $(or $(ARGS),$(KERNEL_TESTS))
 
 lint: venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
