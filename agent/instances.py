@@ -12,7 +12,8 @@ from dataclasses import replace
 from trimtab.agent import procfs, runtimes
 from trimtab.agent.processes import alive
 from trimtab.agent.registry import Instance
-from trimtab.agent.runtimes.base import ProcessInfo, Runtime, own_netns
+from trimtab.agent.runtimes.base import Runtime
+from trimtab.agent.runtimes.process import ProcessInfo, own_netns
 
 INSTANCES_MAX = 64
 SCAN_SECONDS = 2.0

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from urllib.parse import urlsplit
 
 import msgspec
 
-from trimtab.agent.runtimes.base import ProcessInfo
+from trimtab.agent.runtimes.process import ProcessInfo
 
 DEFAULTS = {
     "inference": "http://127.0.0.1:8080",
@@ -22,11 +21,7 @@ TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 def urls(process: ProcessInfo) -> dict[str, str]:
     """The configured address of each role. TorchServe looks for its file in this order."""
-    path = (
-        process.environment("TS_CONFIG_FILE")
-        or _option(process.command, "-f", "--ts-config-file")
-        or "config.properties"
-    )
+    path = process.environment("TS_CONFIG_FILE") or process.option("-f", "--ts-config-file") or "config.properties"
     try:
         settings = properties(process.text(path))
     except FileNotFoundError:
@@ -35,10 +30,6 @@ def urls(process: ProcessInfo) -> dict[str, str]:
     if settings.get("enable_envvars_config") == "true":
         found = {role: process.environment(f"TS_{role.upper()}_ADDRESS") or url for role, url in found.items()}
     return found
-
-
-def _option(command: tuple[str, ...], *names: str) -> str | None:
-    return next((value for name, value in pairwise(command) if name in names), None)
 
 
 def port(url: str) -> int:

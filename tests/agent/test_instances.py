@@ -18,7 +18,8 @@ import pytest
 from trimtab.agent import instances
 from trimtab.agent.instances import Discovery, known_runtimes
 from trimtab.agent.registry import Instance
-from trimtab.agent.runtimes.base import ProcessInfo, Vitals, own_netns, reachable
+from trimtab.agent.runtimes.base import Session
+from trimtab.agent.runtimes.process import ProcessInfo, own_netns, reachable
 
 SERVE = """
 import socket, sys
@@ -50,8 +51,8 @@ class Marked:
             return Instance(f"{node}/{port}", self.name, process.pid, process.started, port, process.netns(), addresses)
         return None
 
-    def scrape(self, instance: Instance) -> Vitals:
-        return Vitals()
+    def open(self, instance: Instance) -> Session:
+        raise NotImplementedError("nothing asks it")
 
 
 @pytest.fixture

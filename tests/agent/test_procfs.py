@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.agent import cgroup, procfs
-from trimtab.agent.runtimes import prometheus, torchserve_settings
+from trimtab.agent.runtimes import torchserve_settings
 
 STAT = (
     "7109 (java) ) (x) S 1 7109 7075 0 -1 4194304 31841 12 3 4 250 50 7 8 20 0 28 0 197491 3541684224 33012 "
@@ -51,13 +51,6 @@ HYBRID = (
     "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
 )
 PURE_V2 = "41 31 0:38 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
-METRICS = """# HELP Requests2XX Torchserve prometheus counter metric with unit: Count
-# TYPE Requests5XX counter
-# TYPE ts_inference_requests_total counter
-ts_inference_requests_total{model_name="a} 7 {",model_version="default",hostname="vm",} 3.0
-ts_inference_requests_total{model_name="b",} 4.5e1 1700000000000
-QueueTime{Level="Host",} 5
-"""
 
 V1 = cgroup.Mount(1, PurePosixPath("/sys/fs/cgroup/cpu"), PurePosixPath("/"))
 V2 = cgroup.Mount(2, PurePosixPath("/sys/fs/cgroup"), PurePosixPath("/"))
@@ -127,17 +120,6 @@ def test_v2_files(tmp_path: Path) -> None:
     assert cgroup.limit_cores(mount, str(tmp_path)) == float("inf")
 
 
-def test_prometheus_totals() -> None:
-    names = ("ts_inference_requests_total", "Requests5XX", "Requests4XX")
-    assert prometheus.totals(METRICS, names) == {"ts_inference_requests_total": 48.0, "Requests5XX": 0.0}
-
-
-@pytest.mark.parametrize("value", ["NaN", "+Inf", "-1", "x", ""])
-def test_prometheus_refuses_what_is_no_total(value: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - float's own message will do
-        prometheus.totals(f"a{{}} {value}\n", ("a",))
-
-
 def test_properties_as_java_writes_them() -> None:
     text = "#comment\n! too\na=1\n b : two words \nc\\ d=e\nurl=http\\://127.0.0.1\\:80\nno_value\n"
     expected = {"a": "1", "b": "two words", "c d": "e", "url": "http://127.0.0.1:80"}
@@ -159,7 +141,6 @@ PARSERS: list[tuple[Callable[[str], object], str]] = [
     (cgroup.cpu_mount, HYBRID),
     (lambda text: cgroup.directories(V2, text), "0::/a/b\n"),
     (cgroup.quota_cores, "150000 100000\n"),
-    (lambda text: prometheus.totals(text, ("ts_inference_requests_total",)), METRICS),
     (torchserve_settings.properties, "a=1\nb: 2\n"),
     (torchserve_settings.port, "http://127.0.0.1:8080"),
 ]

@@ -10,27 +10,33 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from trimtab.agent.clock import ManualClock, SystemClock
+from tests.agent.http_stub import answering, said_with
+from trimtab.agent.clock import SystemClock
 from trimtab.agent.collectors import serving
 from trimtab.agent.instances import Discovery
-from trimtab.agent.registry import Host, Instance, Reading
-from trimtab.agent.runtimes import torchserve_settings
-from trimtab.agent.runtimes.base import NoAnswer, ProcessInfo, Vitals, Worker
-from trimtab.agent.runtimes.endpoint import ANSWER_BYTES_MAX, Endpoint, Refused
+from trimtab.agent.registry import Host, Instance, Kind, Reading
+from trimtab.agent.runtimes import torchserve_descriptions, torchserve_settings
+from trimtab.agent.runtimes.base import NoAnswer, Session
+from trimtab.agent.runtimes.process import ProcessInfo, host_pid, own_netns, resident_bytes
+from trimtab.agent.runtimes.prometheus import parse
 from trimtab.agent.runtimes.torchserve import MAIN, TorchServe
+from trimtab.agent.runtimes.torchserve_models import Description, JobQueue, ModelVersion
+from trimtab.agent.runtimes.torchserve_words import NAMES, told
+from trimtab.agent.runtimes.vocabulary import Capacity, Latency, Spent
 
+EXPOSITIONS = Path(__file__).parent / "expositions"
 BIN = Path(sys.executable).parent
 NODE = "n"
 # Cannot load while the file $BROKEN is there; fails when it is asked to.
@@ -179,7 +185,10 @@ class Watch:
         return self.reading
 
     def value(self, name: str) -> float:
-        return self.reading.values.get(("instance", self.subject, name), math.nan)
+        return self.of("instance", self.subject, name)
+
+    def of(self, kind: Kind, subject: str, name: str) -> float:
+        return self.reading.values.get((kind, subject, name), math.nan)
 
     def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
@@ -221,6 +230,15 @@ def test_predictions_and_errors_are_counted(open_server: Server) -> None:
         assert 0 < watch.value("queue_latency_seconds") < 1
         assert watch.value("queue_depth") == 0
         assert watch.value("runtime_answers") == 1
+        assert 0 <= watch.value("runtime_age_seconds") < 1
+        model = f"{watch.subject}/tiny"
+        assert watch.of("model", model, "predictions_per_second") * seconds == pytest.approx(21)
+        for name in ("inference_latency_seconds", "queue_latency_seconds"):
+            assert watch.of("model", model, name) == watch.value(name)
+        assert watch.of("model", model, "queue_max") == 100
+        assert watch.of("model", model, "batch_size_max") == 1
+        assert watch.of("model", model, "workers_min") == watch.of("model", model, "workers_max") == 2
+        assert math.isnan(watch.of("model", model, "errors_per_second"))  # not told for each model
         watch.read()
         assert watch.value("predictions_per_second") == 0
         assert math.isnan(watch.value("inference_latency_seconds"))
@@ -230,16 +248,24 @@ def test_predictions_and_errors_are_counted(open_server: Server) -> None:
 def test_a_killed_worker_is_a_death_and_a_restart(open_server: Server) -> None:
     with Watch(open_server) as watch:
         assert watch.value("workers_total") == 2
-        psutil.Process(open_server.pid).children()[0].kill()
+        workers = {subject for kind, subject, _ in watch.reading.values if kind == "worker"}
+        assert len(workers) == 2
+        resident = {watch.of("worker", subject, "worker_memory_resident_bytes") for subject in workers}
+        children = psutil.Process(open_server.pid).children()
+        assert sorted(resident) == pytest.approx(sorted(c.memory_info().rss for c in children), rel=0.2)
+        children[0].kill()
         restarts = 0.0
+        restarted_workers: set[str] = set()
 
         def restarted() -> bool:
             nonlocal restarts
             restarts += watch.value("worker_restarts_per_second") * watch.reading.seconds
+            restarted_workers.update(w for w in workers if watch.of("worker", w, "worker_restarts_per_second") > 0)
             return bool(restarts) and watch.value("workers_ready") == 2
 
         watch.until(restarted)
         assert restarts == pytest.approx(1)
+        assert len(restarted_workers) == 1
         assert watch.events == ["worker_death"]
 
 
@@ -286,9 +312,9 @@ def test_models_that_come_and_go_are_followed(open_server: Server) -> None:
         path = "/models?url=tiny.mar&model_name=second&initial_workers=1&synchronous=true"
         open_server.ask(open_server.management, path, b"")
         try:
-            watch.read()
+            watch.until(lambda: watch.value("workers_total") == 3)
             assert watch.reading.labels["instance", watch.subject] == {"model": "second,tiny"}
-            assert watch.value("workers_total") == 3
+            assert watch.of("model", f"{watch.subject}/second", "workers_ready") == 1
         finally:
             open_server.ask(open_server.management, "/models/second", method="DELETE")
         watch.until(lambda: watch.value("workers_total") == 2)
@@ -305,13 +331,12 @@ def test_the_token_is_used_and_not_shown(guarded_server: Server, caplog: pytest.
         assert instance.headers == {"Authorization": f"Bearer {token}"}
         assert token not in repr(instance)
         assert watch.value("workers_ready") == 1
-        runtime = TorchServe()
-        forged = replace(instance, headers={"Authorization": "Bearer forged"})
-        before = runtime.scrape(forged).client_errors
-        assert runtime.scrape(forged).workers is None
-        # It was refused once, and did not ask again: that would count among the client errors.
-        assert runtime.scrape(forged).client_errors == before
-        assert runtime.scrape(instance).workers
+        with closing(TorchServe().open(replace(instance, headers={"Authorization": "Bearer forged"}))) as forged:
+            refused, *later = [forged.scrape().whole for _ in range(3)]
+            assert refused.workers is None
+            assert refused.errors.client is not None
+            # It was refused once, and did not ask again: that would count among the client errors.
+            assert [whole.errors.client for whole in later] == [refused.errors.client + 1] * 2
         assert "refuses" in caplog.text
         assert token not in caplog.text
 
@@ -354,191 +379,121 @@ def test_where_the_settings_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert urls("-f", "/etc/given")["inference"] == "http://127.0.0.1:3"
 
 
-@contextmanager
-def answering(answer: bytes, pause_seconds: float = 0, pieces: int = 1) -> Iterator[str]:
-    """A server that gives each connection `answer`, in pieces with pauses."""
-    stop = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.05)
-
-        def serve() -> None:
-            while not stop.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with connection:
-                    connection.recv(4096)
-                    size = math.ceil(len(answer) / pieces) or 1
-                    for at in range(0, len(answer), size):
-                        try:
-                            connection.sendall(answer[at : at + size])
-                        except OSError:
-                            break
-                        if stop.wait(pause_seconds):
-                            break
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            stop.set()
-            thread.join()
+def served(**urls: str) -> Instance:
+    return Instance("n/1", "torchserve", os.getpid(), 0.0, 1, own_netns(), (), urls=urls)
 
 
-BODY = b"x" * 20
-GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n" + BODY
-BAD_ANSWERS = {
-    "trickles": (GOOD, 0.05, 20),
-    "too much": (b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + bytes(ANSWER_BYTES_MAX + 2), 0, 1),
-    "endless": (b"HTTP/1.1 200 OK\r\n\r\n" + bytes(ANSWER_BYTES_MAX + 2), 0, 1),
-    "cut short": (b"HTTP/1.1 200 OK\r\nContent-Length: 21\r\n\r\n" + BODY, 0, 1),
-    "not HTTP": (b"SSH-2.0-OpenSSH\r\n", 0, 1),
-    "silence": (b"", 0, 1),
-    "headers without end": (b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200, 0, 1),
-}
+def failing() -> AbstractContextManager[object]:
+    return pytest.raises(NoAnswer)
 
 
-@pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
-def test_a_bad_answer_is_no_answer(answer: tuple[bytes, float, int]) -> None:
-    with answering(*answer) as url, Endpoint(url, {}) as api, pytest.raises(NoAnswer):
-        api.get("/")
+def asking(**urls: str) -> closing[Session]:
+    return closing(TorchServe().open(served(**urls)))
 
 
-def test_a_good_answer_is_read_and_the_connection_kept() -> None:
-    with answering(GOOD) as url, Endpoint(url, {}) as api:
-        assert api.get("/") == BODY
-
-
-def test_redirects_are_not_followed() -> None:
-    redirect = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
-    with answering(redirect) as url, Endpoint(url, {}) as api, pytest.raises(Refused, match="302"):
-        api.get("/")
-
-
-def said_with(status: bytes, body: bytes) -> bytes:
-    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
-
-
-def test_only_a_token_that_is_refused_is_not_shown_again() -> None:
-    runtime = TorchServe()
-
-    def scrape(status: bytes, started: float = 0.0) -> Vitals:
-        with answering(said_with(status, b'{"models": []}')) as url:
-            return runtime.scrape(Instance("n/1", "torchserve", 1, started, 1, 0, (), urls={"management": url}))
-
-    for status in (b"503 Service Unavailable", b"429 Too Many Requests", b"404 Not Found"):
-        with pytest.raises(NoAnswer, match=status[:3].decode()):
-            scrape(status)
-    assert scrape(b"200 OK").models == ()
-    assert scrape(b"403 Forbidden").models is None
-    assert scrape(b"200 OK").models is None
-    assert scrape(b"200 OK", started=1.0).models == ()
+def test_only_a_token_that_is_refused_is_not_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    statuses = [b"503 Service Unavailable", b"429 Too Many Requests", b"404 Not Found", b"200 OK", b"403 Forbidden"]
+    answers = [said_with(status, b'{"models": []}') for status in statuses]
+    with answering(*answers, each=9) as stub, asking(management=stub.url) as session:
+        for status in statuses[:3]:
+            with pytest.raises(NoAnswer, match=status[:3].decode()):
+                session.scrape()
+        assert session.scrape().models == ()
+        monkeypatch.setattr(torchserve_descriptions, "LIST_SECONDS", 0.0)
+        assert [session.scrape().models for _ in range(3)] == [None, None, None]
+        assert stub.answered == 5
 
 
 @pytest.mark.parametrize("body", [b"[" * 9999, b"{}", b"[1]", b'{"models": [{"modelName": 7}]}', b"\xff\xfe"])
 def test_another_protocol_is_no_answer(body: bytes) -> None:
-    with answering(said_with(b"200 OK", body)) as url:
-        instance = Instance("n/1", "torchserve", 1, 0.0, 1, 0, (), urls={"management": url})
-        with pytest.raises(NoAnswer):
-            TorchServe().scrape(instance)
+    with answering(said_with(b"200 OK", body)) as stub, asking(management=stub.url) as session, failing():
+        session.scrape()
 
 
-class Said:
-    """A runtime that says what it is told to, or hangs."""
-
-    name = "said"
-
-    def __init__(self) -> None:
-        self.vitals: dict[str, Vitals] = {}
-        self.hang = threading.Event()
-        self.hang.set()
-
-    def matches(self, process: ProcessInfo) -> bool:
-        return False
-
-    def instance(self, process: ProcessInfo, node: str) -> Instance | None:
-        return None
-
-    def scrape(self, instance: Instance) -> Vitals:
-        if instance.id not in self.vitals:
-            self.hang.wait()
-            raise NoAnswer("it hangs")
-        return self.vitals[instance.id]
+def version(name: str, number: str, **more: Any) -> ModelVersion:
+    return ModelVersion(name, number, [], JobQueue(2, 98), **more)
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Said:
-    runtime = Said()
-    monkeypatch.setattr(serving, "known_runtimes", lambda: [runtime])
-    return runtime
+def test_what_is_counted_without_a_version_is_of_no_single_one() -> None:
+    counted = parse((EXPOSITIONS / "torchserve_0.12.txt").read_bytes(), NAMES)
+
+    def latencies(*numbers: str) -> list[Latency]:
+        scrape = told(counted, Description(tuple(version("bert", n) for n in numbers), 10.0), 10.1)
+        assert scrape.models
+        return [model.vitals.latency for model in scrape.models]
+
+    (only,) = latencies("1.0")
+    assert only.requests == 4
+    assert only.inference == Spent(pytest.approx((98807.578 + 10471.582 - 637.34 - 65.357) / 1e6), 4)
+    assert only.queue == Spent(pytest.approx((637.34 + 65.357) / 1e6), 4)
+    assert latencies("1.0", "2.0") == [Latency(), Latency()]
+    one_named = parse((EXPOSITIONS / "torchserve_0.12.txt").read_bytes().replace(b'"default"', b'"2.0"'), NAMES)
+    scrape = told(one_named, Description((version("bert", "1.0"), version("bert", "2.0")), 10.0), 10.1)
+    assert scrape.models
+    assert [model.vitals.latency.requests for model in scrape.models] == [1, 3]
 
 
-def instance(port: int, started: float = 0.0) -> Instance:
-    return Instance(f"n/{port}", "said", 1, started, port, 0, (), urls={"api": ""})
+def test_what_there_is_room_for() -> None:
+    described = version("bert", "1.0", min_workers=1, max_workers=4, batch_size=8, max_batch_delay=50)
+    scrape = told(parse(b"", ()), Description((described,), 10.0), 10.1)
+    assert scrape.models
+    (model,) = scrape.models
+    assert model.vitals.capacity == Capacity(1, 4, queue_max=100, batch_size_max=8, batch_delay_seconds_max=0.05)
+    assert scrape.whole.queue_depth == model.vitals.queue_depth == 2
+    assert scrape.whole.age_seconds == pytest.approx(0.1)
+    assert told(parse(b"", ()), Description((described,), 10.0), 15.0).whole.queue_depth is None  # that was then
 
 
-def opened() -> serving.Serving:
-    collector = serving.COLLECTOR()
-    collector.open(Host(NODE, ManualClock()))
-    return collector
+GPU_MODEL = b"""[{"modelName": "m", "modelVersion": "1.0", "workers": [{"id": "9000", "status": "READY", "pid": %d, "gpu": true,
+"gpuUsage": "gpuId::3 utilization.gpu [%%]::0 %%", "memoryUsage": 0}], "jobQueueStatus": {"pendingRequests": 0}}]"""
+MODEL_LIST = said_with(b"200 OK", b'{"models": [{"modelName": "m"}]}')
 
 
-def test_one_that_hangs_delays_no_other(said: Said) -> None:
-    said.vitals["n/1"] = Vitals(queue_depth=3)
-    said.hang.clear()
-    collector = opened()
-    try:
-        for _ in range(2):  # it still hangs in the first question when it is asked the second
-            reading = Reading([instance(0), instance(1)], 1.0)
-            collector.read(reading)
-            assert reading.values == {
-                ("instance", "n/0", "runtime_answers"): 0,
-                ("instance", "n/1", "runtime_answers"): 1,
-                ("instance", "n/1", "queue_depth"): 3,
-            }
-    finally:
-        said.hang.set()
-        collector.close()
+def test_gpu_workers_are_described_again_only_when_one_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchserve_descriptions, "CHANGED_SECONDS", 0.0)
+    with subprocess.Popen(["sleep", "60"]) as worker:
+        described = said_with(b"200 OK", GPU_MODEL % worker.pid)
+        with answering(MODEL_LIST, described, each=99) as stub, asking(management=stub.url) as session:
+            for _ in range(3):
+                (seen,) = session.scrape().whole.workers or ()
+                assert (seen.ready, seen.device) == (True, "gpu 3")
+                assert seen.memory_bytes
+            assert stub.answered == 2  # TorchServe would have run nvidia-smi each time
+            worker.kill()
+            worker.wait()
+            (seen,) = session.scrape().whole.workers or ()
+            assert not seen.ready
+            assert stub.answered == 3
 
 
-def test_a_total_that_falls_is_unknown_for_this_window(said: Said) -> None:
-    collector = opened()
-
-    def rates(*, started: float = 0.0, **vitals: float) -> dict[str, float]:
-        said.vitals["n/1"] = Vitals(**vitals)
-        reading = Reading([instance(1, started)], 2.0)
-        collector.read(reading)
-        return {name: value for (_, _, name), value in reading.values.items() if name != "runtime_answers"}
-
-    assert rates(predictions=10.0, inference_seconds=1.0) == {}
-    expected = {"predictions_per_second": 5, "inference_latency_seconds": 0.2}
-    assert rates(predictions=20.0, inference_seconds=3.0) == pytest.approx(expected)
-    assert rates(predictions=1.0, inference_seconds=0.1) == {}
-    assert rates(predictions=3.0) == {"predictions_per_second": 1}
-    assert rates(predictions=9.0, started=1.0) == {}  # another process
-    collector.close()
+def test_a_slow_description_does_not_hold_up_what_is_counted() -> None:
+    counted, described = said_with(b"200 OK", b"# TYPE Requests5XX counter\n"), said_with(b"200 OK", b'{"models": []}')
+    with ExitStack() as stack:
+        metrics = stack.enter_context(answering(counted)).url
+        management = stack.enter_context(answering(described, pause_seconds=0.04, pieces=20)).url
+        with asking(metrics=metrics, management=management) as session:
+            first = session.scrape()
+            assert (first.whole.errors.server, first.models) == (0, None)
+            deadline = time.monotonic() + 10
+            while (scrape := session.scrape()).models is None:
+                assert time.monotonic() < deadline
+            assert scrape.models == ()
 
 
-def test_workers_are_followed_by_id(said: Said) -> None:
-    collector = opened()
-
-    def seen(*workers: Worker) -> tuple[float | None, list[str]]:
-        said.vitals["n/1"] = Vitals(workers=workers)
-        reading = Reading([instance(1)], 1.0)
-        collector.read(reading)
-        deaths = [detail for _, _, name, _, detail in reading.events if name == "worker_death"]
-        return reading.values.get(("instance", "n/1", "worker_restarts_per_second")), deaths
-
-    other = Worker("b", 7, True)
-    assert seen(Worker("a", 1, True), other) == (None, [])
-    assert seen(Worker("a", 1, False), other) == (0, ["a, pid 1"])
-    assert seen(Worker("a", None, False), other) == (0, [])
-    assert seen(Worker("a", 2, False), other) == (1, [])
-    assert seen(Worker("a", 3, False), other) == (1, ["a, pid 2"])
-    assert seen(Worker("a", 3, True), other) == (0, [])
-    assert seen(Worker("a", 4, True), other) == (1, ["a, pid 3"])
-    assert seen(other) == (0, [])  # fewer were wanted
-    assert seen(Worker("a", 9, True), other) == (0, [])  # more were wanted
-    collector.close()
+def test_a_worker_in_a_container_is_found_by_the_pid_it_has_there() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    assert host_pid(os.getpid(), os.getpid()) == os.getpid()
+    with subprocess.Popen(["unshare", "--pid", "--fork", "sleep", "60"]) as outside:
+        try:
+            deadline = time.monotonic() + 10
+            while not (children := psutil.Process(outside.pid).children()):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            (inside,) = children
+            assert host_pid(outside.pid, 1) == inside.pid
+            assert host_pid(outside.pid, inside.pid) is None  # it does not know that name of its own
+            assert resident_bytes(inside.pid)
+        finally:
+            for process in (*children, outside):
+                process.kill()
