@@ -25,6 +25,13 @@ INSERT INTO windows BY NAME
 SELECT * REPLACE (make_timestamp(start) AS start, make_timestamp(received) AS received) FROM incoming
 """
 _EVENTS = "INSERT INTO events BY NAME SELECT * REPLACE (make_timestamp(occurred) AS occurred) FROM incoming"
+# As parameters, because a column of fixed width would make each as long as the longest.
+_TALKERS = """
+INSERT INTO talkers BY NAME
+SELECT unnest($kind::VARCHAR[]) AS kind, unnest($node::VARCHAR[]) AS node, unnest($subject::VARCHAR[]) AS subject,
+       unnest($name::VARCHAR[]) AS name, unnest($seq::BIGINT[]) AS seq, make_timestamp(unnest($start::BIGINT[])) AS start,
+       unnest($seconds::DOUBLE[]) AS seconds, unnest($frequent_items::BLOB[]) AS frequent_items, unnest($hll::BLOB[]) AS hll
+"""
 _SUBJECTS = (
     "UPDATE subjects SET current = false WHERE node IN (SELECT node FROM incoming)",
     "DELETE FROM subjects USING incoming WHERE subjects.kind = incoming.kind AND subjects.id = incoming.id",
@@ -58,6 +65,8 @@ class Appender:
         insert(connection, _WINDOWS, rows.arrivals(windows, received_unix_ns))
         if any(window.events for window in windows):
             insert(connection, _EVENTS, rows.events(windows))
+        if any(window.talkers for window in windows):
+            connection.execute(_TALKERS, rows.talkers(windows))
         for window in windows:
             if window.schema.hash != self._naming.get(window.node, self._schemas.get(window.node)):
                 for statement in _SUBJECTS:

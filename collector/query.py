@@ -16,10 +16,12 @@ from trimtab.agent.wire.query_pb2_grpc import QueryServicer
 from trimtab.collector.feed import UNREAD_MAX, FleetSlot, IncidentFeed
 from trimtab.collector.ingest import Connected
 from trimtab.collector.journal import REPLY_MAX, StoredJournal, check_decision
+from trimtab.collector.latency import latency
 from trimtab.collector.nodes import nodes
 from trimtab.collector.settings import CollectorSettings
 from trimtab.collector.sql import QuestionError, ask
 from trimtab.collector.store import Store, StoreError
+from trimtab.collector.talkers import talkers
 
 WATCHERS_MAX = 32
 QUESTIONS_MAX = 4
@@ -80,6 +82,26 @@ class Query(QueryServicer):
         limit = min(request.limit or LIMIT_DEFAULT, REPLY_MAX)
         with _stored(context):
             return pb.IncidentsReply(incidents=self._journal.incidents(limit, request.id, request.open_only))
+
+    def Talkers(self, request: pb.TalkersRequest, context: grpc.ServicerContext) -> pb.TalkersReply:  # noqa: N802
+        with (
+            _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
+            _stored(context),
+        ):
+            try:
+                return talkers(self._store, request, self._clock, self._settings.query_seconds_max)
+            except QuestionError as error:
+                context.abort(Code.INVALID_ARGUMENT, str(error))
+
+    def Latency(self, request: pb.LatencyRequest, context: grpc.ServicerContext) -> pb.LatencyReply:  # noqa: N802
+        with (
+            _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
+            _stored(context),
+        ):
+            try:
+                return latency(self._store, request, self._clock, self._settings.query_seconds_max)
+            except QuestionError as error:
+                context.abort(Code.INVALID_ARGUMENT, str(error))
 
     def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
         with _stored(context):

@@ -18,6 +18,7 @@ from trimtab.collector.window import Window
 
 Columns = dict[str, NDArray[Any]]
 """Name to array; all arrays of one Columns have the same length. Times are int64 microseconds since the epoch."""
+_OF_TALKERS = ("subject", "name", "seconds", "frequent_items", "hll")
 _TEXT_BYTES_MAX = 4 * TEXT_MAX
 ROW_BYTES_MAX = 8 * COLUMNS_MAX + len(RESERVED) * _TEXT_BYTES_MAX
 """What a row of a fingerprint table can take: it has every column that any window of its transaction has."""
@@ -142,6 +143,18 @@ def events(windows: Sequence[Window]) -> Columns:
         "value": np.asarray([event.value for _, event in found]),
         "detail": np.asarray([event.detail for _, event in found]),
         "seq": np.asarray([window.seq for window, _ in found]),
+    }
+
+
+def talkers(windows: Sequence[Window]) -> dict[str, list[Any]]:
+    """Rows of `talkers`, a list a column."""
+    found = [(window, talkers) for window in windows for talkers in window.talkers]
+    return {
+        "kind": [KINDS[talkers.subject_kind] for _, talkers in found],
+        "node": [window.node for window, _ in found],
+        **{name: [getattr(talkers, name) for _, talkers in found] for name in _OF_TALKERS},
+        "seq": [window.seq for window, _ in found],
+        "start": [window.start_unix_ns // 1000 for window, _ in found],
     }
 
 

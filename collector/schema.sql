@@ -111,6 +111,19 @@ CREATE TABLE events (
     seq BIGINT NOT NULL
 );
 
+-- The remotes of one interval, which ended in this window: sketches of Apache DataSketches (agent/wire/talkers.py).
+CREATE TABLE talkers (
+    kind VARCHAR NOT NULL,
+    node VARCHAR NOT NULL,
+    subject VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
+    seq BIGINT NOT NULL,
+    start TIMESTAMP NOT NULL,
+    seconds DOUBLE NOT NULL,
+    frequent_items BLOB NOT NULL,
+    hll BLOB NOT NULL
+);
+
 -- `message` is the Incident of agent/wire/query.proto, which the columns repeat for SQL.
 CREATE TABLE incident_records (
     id VARCHAR PRIMARY KEY,

@@ -44,22 +44,17 @@ def ask(store: Store, sql: str, seconds_max: float, rows_max: int) -> Iterator[p
     if len(sql) > SQL_CHARACTERS_MAX:
         raise QuestionError(f"the statement is over {SQL_CHARACTERS_MAX} characters")
     try:
-        with store.reading() as connection, _limited(connection, seconds_max) as expired:
-            try:
-                _check(connection, sql)
-                connection.execute(sql)
-                yield from _chunks(connection, rows_max, expired)
-            except Exception:
-                if expired.is_set():
-                    raise QuestionError(f"took longer than {seconds_max:g} s (collector.query_seconds_max)") from None
-                raise
+        with store.reading() as connection, limited(connection, seconds_max) as expired:
+            _check(connection, sql)
+            connection.execute(sql)
+            yield from _chunks(connection, rows_max, expired)
     except StoreError as error:
         raise QuestionError(str(error)) from error
 
 
 @contextmanager
-def _limited(connection: Connection, seconds_max: float) -> Iterator[threading.Event]:
-    """An event that is set once the time is over; the statement is interrupted then."""
+def limited(connection: Connection, seconds_max: float) -> Iterator[threading.Event]:
+    """An event that is set once the time is over; the statement is interrupted then. What is raised after that is QuestionError."""
     done, expired = threading.Event(), threading.Event()
 
     def interrupt() -> None:
@@ -73,6 +68,10 @@ def _limited(connection: Connection, seconds_max: float) -> Iterator[threading.E
     watch.start()
     try:
         yield expired
+    except Exception:
+        if expired.is_set():
+            raise QuestionError(f"took longer than {seconds_max:g} s (collector.query_seconds_max)") from None
+        raise
     finally:
         done.set()
         watch.join()

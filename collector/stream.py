@@ -26,6 +26,7 @@ from trimtab.agent.wire.columns import (
     unpack_sketches,
     unpack_values,
 )
+from trimtab.agent.wire.talkers import TALKERS_MAX, check_talkers
 from trimtab.collector.series import KINDS, Registry, Series
 from trimtab.collector.timeline import Timeline
 from trimtab.collector.window import Window
@@ -120,6 +121,7 @@ class Stream:
             values=unpack_values(window, schema),
             sketches=self._unpack_sketches(window, schema),
             events=self._check_events(window, start - window.start_unix_ns),
+            talkers=self._check_talkers(window),
         )
 
     def _check_subjects(self, schema: pb.Schema) -> None:
@@ -158,6 +160,18 @@ class Stream:
                 raise Malformed(f"window.events[{event.name}].unix_ns: {event.unix_ns} is no time")
             event.unix_ns = occurred
         return list(window.events)
+
+    def _check_talkers(self, window: pb.Window) -> list[pb.Talkers]:
+        if len(window.talkers) > TALKERS_MAX:
+            raise Malformed(f"window.talkers: {len(window.talkers)}; at most {TALKERS_MAX}")
+        for talkers in window.talkers:
+            check_talkers(talkers)
+            if talkers.subject_kind not in KINDS:
+                raise Malformed(f"window.talkers[{talkers.name}].subject_kind: not named")
+            _check_subject(f"window.talkers[{talkers.name}].subject", self.node, talkers.subject)
+        if len({(each.subject, each.name) for each in window.talkers}) != len(window.talkers):
+            raise Malformed("window.talkers: a subject comes twice")
+        return list(window.talkers)
 
     def expect_answer(self) -> bool:
         """Wait until there is room for one more unanswered window; False when the stream has ended."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,3 +26,5 @@ class Window:
     """One float64 [series, subjects] a table of the schema; NaN is unknown."""
     sketches: list[Sketches]
     events: list[pb.Event]
+    talkers: list[pb.Talkers] = field(default_factory=list)
+    """Checked: what is in them can be merged."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.agent.sketch import sampling
+
 SUB_BUCKETS_LOG2 = 6
 BUCKETS = 2048
 VALUE_MAX_NS = (1 << 37) - 1
@@ -54,6 +56,8 @@ class Sketch:
     """Sum of the sampled observations, exact."""
     probability: float = 1.0
     """In (0, 1]."""
+    effective_probability: float | None = None
+    """Of a merge of unlike ones: what would leave the same error, had all been sampled alike (Kish, 1965). None: `probability`."""
 
     @property
     def sampled(self) -> int:
@@ -66,6 +70,11 @@ class Sketch:
         return self.sampled / self.probability
 
     @property
+    def count_error(self) -> float:
+        """Standard error of `count`: 0 where everything was sampled."""
+        return sampling.count_error(self.count, self.effective_probability or self.probability)
+
+    @property
     def mean_seconds(self) -> float:
         """Mean; NaN when empty."""
         return self.sum_seconds / self.sampled if self.sampled else float("nan")
@@ -73,6 +82,19 @@ class Sketch:
     def quantiles_seconds(self, q: tuple[float, ...]) -> tuple[float, ...]:
         """The quantiles `q`, each in [0, 1], within `RELATIVE_ERROR_MAX`; NaN when empty."""
         return quantiles_seconds(self.counts, q)
+
+    def quantile_bounds_seconds(self, q: float, confidence: float = 0.95) -> tuple[float, float]:
+        """Between what the quantile `q` of all observations lies with this confidence; NaN where too few were sampled to say."""
+        probability = self.effective_probability or self.probability
+        sampled = round(self.count * probability)
+        if not sampled:
+            return float("nan"), float("nan")
+        ranks = sampling.rank_bounds(q, self.count, probability, confidence)
+        low, high = self.quantiles_seconds(tuple(min(rank / sampled, 1.0) for rank in ranks))
+        return (
+            low * (1 - RELATIVE_ERROR_MAX) if ranks[0] > 0 else float("nan"),
+            high * (1 + RELATIVE_ERROR_MAX) if ranks[1] <= sampled else float("nan"),
+        )
 
 
 def quantiles_seconds(counts: NDArray[np.generic], q: tuple[float, ...]) -> tuple[float, ...]:
@@ -100,9 +122,12 @@ def merge(sketches: list[Sketch]) -> Sketch:
         raise ValueError("nothing to merge")
     probability = max(sketch.probability for sketch in sketches)
     counts = np.zeros(BUCKETS, dtype=np.float64)
-    total = 0.0
+    total = count = squares = 0.0
     for sketch in sketches:
         scale = probability / sketch.probability
         counts += sketch.counts * scale
         total += sketch.sum_seconds * scale
-    return Sketch(np.rint(counts).astype(np.int64), total, probability)
+        count += sketch.count
+        squares += sketch.count / (sketch.effective_probability or sketch.probability)
+    effective = count / squares if squares else probability
+    return Sketch(np.rint(counts).astype(np.int64), total, probability, effective)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import cast
 
 import grpc
 
 from trimtab import Exit, TrimtabError
 from trimtab.agent.settings import Tls
+from trimtab.agent.wire.certificates import CertificateFiles
 from trimtab.agent.wire.columns import MESSAGE_BYTES_MAX
 
 _OPTIONS = [
@@ -48,12 +50,38 @@ def server(listen: str, tls: Tls, field: str, threads: int) -> tuple[grpc.Server
     return result, port
 
 
+class Dialer:
+    """Makes channels to one target, each with the certificates that are in force by then.
+
+    Raises TrimtabError, naming the setting `field`, when the target is beyond this host and the settings lack certificates for it.
+    """
+
+    def __init__(self, target: str, tls: Tls, field: str) -> None:
+        self._target = target
+        self._files = None if is_loopback(target) else _files(tls, field, target)
+
+    @property
+    def renewals(self) -> tuple[int, int]:
+        """How often changed certificate files were taken up, and how often they could not be used."""
+        return (self._files.renewed, self._files.refused) if self._files else (0, 0)
+
+    def open(self) -> grpc.Channel:
+        """A channel. Its connection is made when it is used."""
+        if self._files is None:
+            return grpc.insecure_channel(self._target, options=_OPTIONS)
+        self._files.refresh()
+        now = self._files.current
+        credentials = grpc.ssl_channel_credentials(now.ca, now.key, now.certificate)
+        return grpc.secure_channel(self._target, credentials, options=_OPTIONS)
+
+    def renewed(self) -> bool:
+        """Whether there are new certificates since `open`, or since this was last asked: time for a new channel."""
+        return self._files is not None and self._files.refresh()
+
+
 def channel(target: str, tls: Tls, field: str) -> grpc.Channel:
     """A channel to `target`. Raises TrimtabError when it would leave this host without TLS."""
-    if is_loopback(target):
-        return grpc.insecure_channel(target, options=_OPTIONS)
-    ca, key, certificate = _read(tls, field, target)
-    return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options=_OPTIONS)
+    return Dialer(target, tls, field).open()
 
 
 def is_loopback(address: str) -> bool:
@@ -66,16 +94,23 @@ def is_loopback(address: str) -> bool:
 
 
 def _server_credentials(tls: Tls, field: str, address: str) -> grpc.ServerCredentials:
-    ca, key, certificate = _read(tls, field, address)
-    return grpc.ssl_server_credentials([(key, certificate)], root_certificates=ca, require_client_auth=True)
+    """The files are looked at again for each connection, so that new certificates need no restart."""
+    files = _files(tls, field, address)
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        now = files.current
+        return grpc.ssl_server_certificate_configuration([(now.key, now.certificate)], root_certificates=now.ca)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        return configuration() if files.refresh() else None
+
+    # grpc-stubs does not say that the fetcher may have nothing new; grpc does.
+    fetcher = cast(Callable[[], grpc.ServerCertificateConfiguration], fetch)
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetcher, require_client_authentication=True)
 
 
-def _read(tls: Tls, field: str, address: str) -> tuple[bytes, bytes, bytes]:
+def _files(tls: Tls, field: str, address: str) -> CertificateFiles:
     if not (tls.ca and tls.key and tls.certificate):
         message = f"{field} = {address!r} is not loopback: set tls.ca, tls.certificate and tls.key, or use 127.0.0.1"
         raise TrimtabError(message, Exit.SETTINGS)
-    try:
-        ca, key, certificate = (Path(path).read_bytes() for path in (tls.ca, tls.key, tls.certificate))
-    except OSError as error:
-        raise TrimtabError(f"tls: {error.filename}: {error.strerror}", Exit.SETTINGS) from error
-    return ca, key, certificate
+    return CertificateFiles(tls)

@@ -169,6 +169,227 @@ class Node(_message.Message):
 Global___Node: _TypeAlias = Node  # noqa: Y015
 
 @_typing.final
+class TalkersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SINCE_SECONDS_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Empty: all instances. At most one of the two."""
+    model: _builtins.str
+    since_seconds: _builtins.float
+    limit: _builtins.int
+    """Most remotes to name; 0 for the collector's own limit."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        model: _builtins.str = ...,
+        since_seconds: _builtins.float = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "limit", b"limit", "model", b"model", "since_seconds", b"since_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TalkersRequest: _TypeAlias = TalkersRequest  # noqa: Y015
+
+@_typing.final
+class TalkersReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TALKERS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    REMOTES_FIELD_NUMBER: _builtins.int
+    requests: _builtins.int
+    """All together, exact."""
+    errors: _builtins.int
+    @_builtins.property
+    def talkers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Talker]:
+        """Those with the most requests first."""
+
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The instances that were talked to, sorted."""
+
+    @_builtins.property
+    def remotes(self) -> Global___Estimate: ...
+    def __init__(
+        self,
+        *,
+        talkers: _abc.Iterable[Global___Talker] | None = ...,
+        instances: _abc.Iterable[_builtins.str] | None = ...,
+        requests: _builtins.int = ...,
+        errors: _builtins.int = ...,
+        remotes: Global___Estimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["remotes", b"remotes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "instances", b"instances", "remotes", b"remotes", "requests", b"requests", "talkers", b"talkers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TalkersReply: _TypeAlias = TalkersReply  # noqa: Y015
+
+@_typing.final
+class Talker(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOTE_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    remote: _builtins.str
+    @_builtins.property
+    def requests(self) -> Global___Estimate: ...
+    @_builtins.property
+    def errors(self) -> Global___Estimate:
+        """NaN where the remote cannot be told from those that had none."""
+
+    def __init__(
+        self,
+        *,
+        remote: _builtins.str = ...,
+        requests: Global___Estimate | None = ...,
+        errors: Global___Estimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "requests", b"requests"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors", "remote", b"remote", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Talker: _TypeAlias = Talker  # noqa: Y015
+
+@_typing.final
+class Estimate(_message.Message):
+    """`low` and `high` are what it can be at the least and at the most."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    LOW_FIELD_NUMBER: _builtins.int
+    HIGH_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    low: _builtins.float
+    high: _builtins.float
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        low: _builtins.float = ...,
+        high: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["high", b"high", "low", b"low", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
+
+@_typing.final
+class LatencyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SINCE_SECONDS_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """As in TalkersRequest."""
+    model: _builtins.str
+    since_seconds: _builtins.float
+    signal: _builtins.str
+    """The distribution; empty: "request_latency"."""
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        model: _builtins.str = ...,
+        since_seconds: _builtins.float = ...,
+        signal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance", b"instance", "model", b"model", "signal", b"signal", "since_seconds", b"since_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyRequest: _TypeAlias = LatencyRequest  # noqa: Y015
+
+@_typing.final
+class LatencyReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    confidence: _builtins.float
+    """How sure the bounds are, in (0, 1)."""
+    @_builtins.property
+    def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceLatency]:
+        """Sorted."""
+
+    def __init__(
+        self,
+        *,
+        instances: _abc.Iterable[Global___InstanceLatency] | None = ...,
+        confidence: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidence", b"confidence", "instances", b"instances"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LatencyReply: _TypeAlias = LatencyReply  # noqa: Y015
+
+@_typing.final
+class InstanceLatency(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    MEAN_SECONDS_FIELD_NUMBER: _builtins.int
+    P50_SECONDS_FIELD_NUMBER: _builtins.int
+    P95_SECONDS_FIELD_NUMBER: _builtins.int
+    P99_SECONDS_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    mean_seconds: _builtins.float
+    @_builtins.property
+    def count(self) -> Global___Estimate: ...
+    @_builtins.property
+    def p50_seconds(self) -> Global___Estimate:
+        """A bound is NaN where too few were sampled to say."""
+
+    @_builtins.property
+    def p95_seconds(self) -> Global___Estimate: ...
+    @_builtins.property
+    def p99_seconds(self) -> Global___Estimate: ...
+    def __init__(
+        self,
+        *,
+        instance: _builtins.str = ...,
+        count: Global___Estimate | None = ...,
+        mean_seconds: _builtins.float = ...,
+        p50_seconds: Global___Estimate | None = ...,
+        p95_seconds: Global___Estimate | None = ...,
+        p99_seconds: Global___Estimate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "p50_seconds", b"p50_seconds", "p95_seconds", b"p95_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "instance", b"instance", "mean_seconds", b"mean_seconds", "p50_seconds", b"p50_seconds", "p95_seconds", b"p95_seconds", "p99_seconds", b"p99_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceLatency: _TypeAlias = InstanceLatency  # noqa: Y015
+
+@_typing.final
 class IncidentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -44,6 +44,16 @@ class QueryStub:
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesRequest.SerializeToString,
                 response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesReply.FromString,
                 _registered_method=True)
+        self.Talkers = channel.unary_unary(
+                '/trimtab.query.v1.Query/Talkers',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersReply.FromString,
+                _registered_method=True)
+        self.Latency = channel.unary_unary(
+                '/trimtab.query.v1.Query/Latency',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.LatencyRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.LatencyReply.FromString,
+                _registered_method=True)
         self.Incidents = channel.unary_unary(
                 '/trimtab.query.v1.Query/Incidents',
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentsRequest.SerializeToString,
@@ -83,6 +93,20 @@ class QueryServicer:
 
     def Nodes(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Talkers(self, request, context):
+        """Who sent requests, over time and instances.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Latency(self, request, context):
+        """Distributions of instances over time, with the error of sampling.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -133,6 +157,16 @@ def add_QueryServicer_to_server(servicer, server):
                     servicer.Nodes,
                     request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesRequest.FromString,
                     response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesReply.SerializeToString,
+            ),
+            'Talkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.Talkers,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersReply.SerializeToString,
+            ),
+            'Latency': grpc.unary_unary_rpc_method_handler(
+                    servicer.Latency,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.LatencyRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.LatencyReply.SerializeToString,
             ),
             'Incidents': grpc.unary_unary_rpc_method_handler(
                     servicer.Incidents,
@@ -214,6 +248,60 @@ class Query:
             '/trimtab.query.v1.Query/Nodes',
             trimtab_dot_agent_dot_wire_dot_query__pb2.NodesRequest.SerializeToString,
             trimtab_dot_agent_dot_wire_dot_query__pb2.NodesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Talkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Talkers',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Latency(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Latency',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.LatencyRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.LatencyReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -407,6 +407,7 @@ class Window(_message.Message):
     VALUES_FIELD_NUMBER: _builtins.int
     SKETCHES_FIELD_NUMBER: _builtins.int
     EVENTS_FIELD_NUMBER: _builtins.int
+    TALKERS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     schema_hash: _builtins.bytes
     start_unix_ns: _builtins.int
@@ -422,6 +423,8 @@ class Window(_message.Message):
     def sketches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SketchColumn]: ...
     @_builtins.property
     def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
+    @_builtins.property
+    def talkers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Talkers]: ...
     def __init__(
         self,
         *,
@@ -433,10 +436,11 @@ class Window(_message.Message):
         values: _abc.Iterable[_builtins.bytes] | None = ...,
         sketches: _abc.Iterable[Global___SketchColumn] | None = ...,
         events: _abc.Iterable[Global___Event] | None = ...,
+        talkers: _abc.Iterable[Global___Talkers] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ns", b"duration_ns", "events", b"events", "schema_hash", b"schema_hash", "seq", b"seq", "sketches", b"sketches", "start_boottime_ns", b"start_boottime_ns", "start_unix_ns", b"start_unix_ns", "values", b"values"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ns", b"duration_ns", "events", b"events", "schema_hash", b"schema_hash", "seq", b"seq", "sketches", b"sketches", "start_boottime_ns", b"start_boottime_ns", "start_unix_ns", b"start_unix_ns", "talkers", b"talkers", "values", b"values"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -530,3 +534,44 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class Talkers(_message.Message):
+    """Who talked to one subject within the `seconds` before the window's end: two sketches of the remote addresses, as Apache
+    DataSketches serialises them. Exactly which bytes are taken: agent/wire/talkers.py.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FREQUENT_ITEMS_FIELD_NUMBER: _builtins.int
+    HLL_FIELD_NUMBER: _builtins.int
+    subject_kind: Global___SubjectKind.ValueType
+    subject: _builtins.str
+    name: _builtins.str
+    """What the remotes are weighted by: "requests", "errors"."""
+    seconds: _builtins.float
+    frequent_items: _builtins.bytes
+    """Frequent items of text."""
+    hll: _builtins.bytes
+    """HyperLogLog of the same remotes."""
+    def __init__(
+        self,
+        *,
+        subject_kind: Global___SubjectKind.ValueType = ...,
+        subject: _builtins.str = ...,
+        name: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        frequent_items: _builtins.bytes = ...,
+        hll: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frequent_items", b"frequent_items", "hll", b"hll", "name", b"name", "seconds", b"seconds", "subject", b"subject", "subject_kind", b"subject_kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Talkers: _TypeAlias = Talkers  # noqa: Y015

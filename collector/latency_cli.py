@@ -1,0 +1,92 @@
+"""`trimtab latency`: how long requests took, and how sure that is."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trimtab import Exit, TrimtabError
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector import options
+from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub
+from trimtab.collector.node_tables import printable
+
+_QUANTILES = ("p50_seconds", "p95_seconds", "p99_seconds")
+
+
+@click.command()
+@options.instance
+@options.model
+@options.since
+@click.option("--signal", default="request_latency", show_default=True, help="The distribution to show.")
+@options.collector
+@options.as_json
+@click.pass_obj
+def latency(
+    settings: ClientSettings,
+    *,
+    instance: str,
+    model: str,
+    since: float,
+    signal: str,
+    collector: str | None,
+    as_json: bool,
+) -> None:
+    """Show the latency of an instance, of those of a model, or of all, with the error that sampling leaves."""
+    if instance and model:
+        raise click.UsageError("an instance or --model, not both")
+    with stub(settings, collector) as query:
+        request = pb.LatencyRequest(instance=instance, model=model, since_seconds=since, signal=signal)
+        reply = query.Latency(request, timeout=DEADLINE_SECONDS)
+    if as_json:
+        click.echo(json.dumps([as_object(one) for one in reply.instances], indent=2, allow_nan=False))
+    elif reply.instances:
+        Console().print(latency_table(reply.instances))
+    else:
+        message = f"no {printable(signal)} is known in that time; `trimtab nodes` lists the instances"
+        raise TrimtabError(message, Exit.NO)
+
+
+def as_object(one: pb.InstanceLatency) -> dict[str, Any]:
+    """JSON; null for what is unknown."""
+    quantiles = {name: _bounds(getattr(one, name)) for name in _QUANTILES}
+    mean = None if math.isnan(one.mean_seconds) else one.mean_seconds
+    return {"instance": one.instance, "count": _bounds(one.count), "mean_seconds": mean, **quantiles}
+
+
+def _bounds(estimate: pb.Estimate) -> dict[str, float | None]:
+    parts = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+    return {name: None if math.isnan(part) else part for name, part in parts.items()}
+
+
+def latency_table(instances: Sequence[pb.InstanceLatency]) -> Table:
+    """One row an instance."""
+    table = Table("instance", header_style="bold", box=None, pad_edge=False)
+    for heading in ("requests", "mean", "p50", "p95", "p99"):
+        table.add_column(heading, justify="right")
+    for one in instances:
+        quantiles = (_milliseconds(getattr(one, name)) for name in _QUANTILES)
+        table.add_row(Text(printable(one.instance)), _count(one.count), _number(one.mean_seconds), *quantiles)
+    return table
+
+
+def _count(estimate: pb.Estimate) -> str:
+    error = round(estimate.high - estimate.value)
+    return f"{round(estimate.value):,}" + (f" ± {error:,}" if error else "")
+
+
+def _milliseconds(estimate: pb.Estimate) -> str:
+    return f"{_number(estimate.value)} ({_number(estimate.low)}–{_number(estimate.high)})"
+
+
+def _number(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "?"
+    return f"{seconds:,.3g} s" if seconds >= 0.9995 else f"{seconds * 1e3:.3g} ms"

@@ -1,0 +1,88 @@
+"""`trimtab latency`: windows are merged as if they had been one, and what sampling leaves open is said."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.collector.sender import collecting, latency, publish, schema, window
+from tests.collector.test_cli import invoke
+from trimtab import Exit, TrimtabError
+from trimtab.agent.sketch.loglinear import RELATIVE_ERROR_MAX, merge, of_seconds
+from trimtab.agent.wire import query_pb2 as q
+from trimtab.collector.latency_cli import latency as command
+
+A, B = "n1/8080", "n1/8081"
+S = schema({"instance": ([], [A, B])})
+
+
+def asked(query: Any, **request: Any) -> dict[str, q.InstanceLatency]:
+    reply = query.Latency(q.LatencyRequest(**{"since_seconds": 600, **request}), timeout=30)
+    assert reply.confidence == 0.95
+    return {one.instance: one for one in reply.instances}
+
+
+def parts_of(estimate: q.Estimate) -> tuple[float, float, float]:
+    return estimate.low, estimate.value, estimate.high
+
+
+def test_windows_are_merged_as_if_they_had_been_one(tmp_path: Path) -> None:
+    seconds = np.random.default_rng(3).lognormal(-4, 1, 3000)
+    with collecting(tmp_path) as (_, telemetry, query):
+        sent = [window(n + 1, S, sketches=[latency(seconds[n::10].tolist())]) for n in range(10)]
+        publish(telemetry, S, *sent, window(11, S, sketches=[latency([0.5], 1)]))
+        found = asked(query)
+        assert list(found) == [A, B]
+        assert parts_of(found[A].count) == (3000, 3000, 3000)
+        assert found[A].mean_seconds == pytest.approx(seconds.mean(), rel=1e-6)
+        for q_, estimate in ((50, found[A].p50_seconds), (95, found[A].p95_seconds), (99, found[A].p99_seconds)):
+            exact = sorted(seconds)[int(np.ceil(q_ / 100 * 3000)) - 1]
+            assert estimate.value == pytest.approx(exact, rel=RELATIVE_ERROR_MAX)
+            assert estimate.low <= exact <= estimate.high <= exact * 1.02
+        assert list(asked(query, instance=B)) == [B]
+        assert list(asked(query, model="m")) == [A, B]
+        assert not asked(query, model="other")
+        assert not asked(query, signal="request_queue")
+
+
+def test_sampled_windows_of_unlike_probability_are_weighted_and_bounded(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    parts = [(rng.lognormal(-4, 1, n), p) for n, p in ((400, 1.0), (200, 0.1), (100, 0.1), (50, 0.01))]
+    whole = merge([of_seconds(seconds, p) for seconds, p in parts])
+    with collecting(tmp_path) as (collector, telemetry, query):
+        sent = [window(n, S, sketches=[latency(part.tolist(), probability=p)]) for n, (part, p) in enumerate(parts, 1)]
+        publish(telemetry, S, *sent)
+        one = asked(query)[A]
+        assert one.count.value == pytest.approx(400 + 3000 + 5000)
+        assert one.count.high - one.count.value == pytest.approx(1.96 * whole.count_error, rel=0.01)
+        assert (one.p95_seconds.low, one.p95_seconds.high) == pytest.approx(whole.quantile_bounds_seconds(0.95))
+        assert one.p50_seconds.low < one.p50_seconds.value < one.p50_seconds.high
+        shown = invoke(command, port=collector.port).output
+        assert "8,400 ± " in shown
+
+
+def test_what_too_few_were_sampled_for_is_unknown(tmp_path: Path) -> None:
+    with collecting(tmp_path) as (collector, telemetry, _):
+        publish(telemetry, S, window(1, S, sketches=[latency([0.001, 0.002, 2.5], probability=0.01)]))
+        [one] = json.loads(invoke(command, A, "--json", port=collector.port).output)
+        assert one["p99_seconds"]["value"] == pytest.approx(2.5, rel=RELATIVE_ERROR_MAX)
+        assert (one["p99_seconds"]["high"], one["p50_seconds"]["low"]) == (None, None)
+        shown = invoke(command, A, port=collector.port).output.splitlines()[-1]
+        assert "–?)" in shown
+        assert "2.5" in shown
+
+
+def test_nothing_known_and_wrong_questions_are_named(tmp_path: Path) -> None:
+    with collecting(tmp_path) as (collector, *_):
+        nothing = invoke(command, A, port=collector.port).exception
+        assert isinstance(nothing, TrimtabError)
+        assert nothing.exit_code == Exit.NO
+        both = invoke(command, A, "--model", "m", port=collector.port)
+        assert "not both" in both.output
+        far = invoke(command, "--since", "1000d", port=collector.port).exception
+        assert isinstance(far, TrimtabError)
+        assert "since" in str(far)
