@@ -11,7 +11,9 @@ import numpy as np
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.registry import Collector, Host, Instance, Kind, Reading, Unavailable
 from trimtab.agent.sketch.loglinear import BUCKETS
+from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import check_name
+from trimtab.agent.wire.talkers import check_talkers
 
 NODE = "check"
 # Above the kernel's PID_MAX_LIMIT: a process that is gone by the time it is looked at.
@@ -81,6 +83,11 @@ def check_reading(collector: Collector, reading: Reading) -> None:
         assert sketch.counts.min() >= 0, f"{where}: negative counts"
         assert 0 < sketch.probability <= 1, f"{where}: probability {sketch.probability}"
         assert 0 <= sketch.sum_seconds < math.inf, f"{where}: sum {sketch.sum_seconds}"
+    for (kind, subject, name), talkers in reading.talkers.items():
+        assert subject.split("/")[0] == NODE, f"{collector.name}: {kind} talkers {name}: of {subject}, not of this node"
+        message = pb.Talkers(name=name, seconds=talkers.seconds)
+        message.frequent_items, message.hll = talkers.frequent_items, talkers.hll
+        check_talkers(message)
     for kind, _, name, value, _ in reading.events:
         check_name(f"{collector.name}: {kind} event", name)
         assert math.isfinite(value), f"{collector.name}: {kind} event {name}: {value}"

@@ -57,7 +57,8 @@ class Cursor:
         missing = last - max(self._seq, self._after)
         self._seq, self._offset, self._after = last, end, last
         if missing > 0:
-            self._vitals.windows_lost += missing
+            with spool.changed:
+                self._vitals.lose(missing, "damage")
             log.warning("windows lost: %d: spool file %s %s", missing, segment.path.name, problem)
 
     def _enter(self, segment: Segment) -> str:

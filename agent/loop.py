@@ -94,6 +94,8 @@ class Loop:
             readings, self._instances, end_ns - window_ns, max(0, end_boottime_ns - window_ns), window_ns
         )
         self._keep(schema, window)
+        self._vitals.windows_closed += 1
+        self._vitals.events += len(window.events)
         self._vitals.window_seconds = self._clock.monotonic() - started
 
     def _wait(self, answers: Sequence[Future[Any]], stop: threading.Event) -> None:

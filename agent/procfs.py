@@ -7,6 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
+from string import hexdigits
 
 BYTES_MAX = 1 << 20
 """No file is read further. The listening sockets come first in /proc/net/tcp, so none of them is missed."""
@@ -140,7 +141,7 @@ def listeners(text: str) -> dict[int, tuple[str, int]]:
         fields = line.split()
         if len(fields) >= 10 and fields[3] == LISTEN:
             address, _, port = fields[1].partition(":")
-            out[whole(fields[9])] = (_address(address), int(port, 16))
+            out[whole(fields[9])] = (_address(address), _hex(port, 4))
     return out
 
 
@@ -157,14 +158,18 @@ def global_ipv6(text: str) -> set[str]:
     return {str(ipaddress.IPv6Address(bytes.fromhex(row[0]))) for row in rows if len(row) == 6 and row[3] == "00"}
 
 
+def _hex(digits: str, width: int) -> int:
+    """int() would take signs, blanks and underscores too."""
+    if len(digits) != width or not all(digit in hexdigits for digit in digits):
+        raise ValueError(f"not {width} hexadecimal digits: {digits[:40]!r}")
+    return int(digits, 16)
+
+
 def _address(digits: str) -> str:
     """32-bit words in the host's byte order; IPv4 within IPv6 is given as IPv4."""
     if len(digits) not in {8, 32}:
         raise ValueError(f"not an address: {digits[:40]!r}")
-    words = (int(digits[at : at + 8], 16) for at in range(0, len(digits), 8))
-    try:
-        address = ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
-    except OverflowError as error:
-        raise ValueError(f"not an address: {digits!r}") from error
+    words = (_hex(digits[at : at + 8], 8) for at in range(0, len(digits), 8))
+    address = ipaddress.ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words))
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)

@@ -17,7 +17,7 @@ from trimtab.agent.session import Broken, Session
 from trimtab.agent.settings import Tls
 from trimtab.agent.spool import Spool
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.channel import channel
+from trimtab.agent.wire.channel import Dialer
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ REFUSED_MAX = 100
 _BACKOFF_SECONDS = 0.2
 _BACKOFF_SECONDS_MAX = 5.0
 _SEQ_MAX = 1 << 63
+_RENEWED = "new certificates"
 # The collector refuses this agent, and will until a person mends something.
 _FINAL = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.INVALID_ARGUMENT}
 
@@ -50,8 +51,8 @@ class Publisher:
         vitals: Vitals,
     ) -> None:
         # What the settings lack is better said now than in the thread.
-        channel(target, tls, "agent.collector").close()
-        self._target, self._tls = target, tls
+        self._dialer = Dialer(target, tls, "agent.collector")
+        self._target = target
         self._spool = spool
         self._hello = hello
         self._refused = refused
@@ -83,6 +84,9 @@ class Publisher:
             reason, final = self._stream()
             if self._stop.is_set():
                 return
+            if reason == _RENEWED:
+                log.info("collector %s is called again with new certificates", self._target)
+                continue
             # A reason that only a person can mend is worth a line of its own.
             if not self._away or (final and reason != self._away):
                 self._away = reason
@@ -96,12 +100,14 @@ class Publisher:
         """One stream from start to end: why it ended, and whether for good."""
         try:
             # Each with a channel of its own: one that failed would wait by gRPC's clock, up to two minutes.
-            with channel(self._target, self._tls, "agent.collector") as link:
-                self._session = Session(self._spool, self._hello(), self._clock, self._vitals)
+            with self._dialer.open() as link:
+                self._session = Session(self._spool, self._hello(), self._clock, self._vitals, self._renewed)
                 if self._stop.is_set():  # `close` may have looked for a session just before this one
                     self._session.end()
                 for message in self._session.messages(link):
                     self._take(message, self._session)
+                if self._session.leaving:
+                    return _RENEWED, False
         except grpc.RpcError as error:
             return _reason(error), error.code() in _FINAL
         except (Broken, TrimtabError) as error:
@@ -109,7 +115,7 @@ class Publisher:
         except Exception as error:  # noqa: BLE001 - the top of the loop: delivery goes on, whatever it was
             return f"internal error: {type(error).__name__}: {error}", False
         finally:
-            self._welcomed = False
+            self._welcomed = self._vitals.connected = False
         return "it closed the stream", False
 
     def _take(self, message: pb.CollectorMessage, session: Session) -> None:
@@ -119,7 +125,8 @@ class Publisher:
             if mark >= _SEQ_MAX:
                 raise Broken(f"its high-water mark is {mark}")
             self._spool.resume(mark)
-            self._welcomed = True
+            self._welcomed = self._vitals.connected = True
+            self._vitals.streams += 1
             session.welcome(mark)
         elif content == "ack":
             session.answer(message.ack.seq)
@@ -128,6 +135,11 @@ class Publisher:
             seq, reason = message.refusal.seq, message.refusal.reason
             self._set_aside(seq, session.answer(seq), reason)
             self._settle(seq)
+
+    def _renewed(self) -> bool:
+        renewed = self._dialer.renewed()
+        self._vitals.certificates_renewed, self._vitals.certificates_refused = self._dialer.renewals
+        return renewed
 
     def _settle(self, seq: int) -> None:
         # Only now is the collector back: one that welcomes and then fails would else be greeted five times a second.

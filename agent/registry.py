@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from trimtab.agent import collectors
+from trimtab.agent.bpf.remotes import Remotes
 from trimtab.agent.clock import Clock
 from trimtab.agent.probes import Probes
 from trimtab.agent.sketch.loglinear import Sketch
+from trimtab.agent.wire.talkers import Talkers
 
 Kind = Literal["node", "gpu", "instance", "disk", "interface", "model", "worker"]
 """What a signal is about. A model and a worker are of one instance."""
@@ -73,6 +75,7 @@ class Reading:
         self.sketches: dict[tuple[Kind, str, str], Sketch] = {}
         self.labels: dict[tuple[Kind, str], dict[str, str]] = {}
         self.events: list[tuple[Kind, str, str, float, str]] = []
+        self.talkers: dict[tuple[Kind, str, str], Talkers] = {}
 
     def set(self, kind: Kind, subject: str, name: str, value: float | None) -> None:
         """The value of a signal. None and NaN are unknown."""
@@ -90,6 +93,10 @@ class Reading:
     def event(self, kind: Kind, subject: str, name: str, value: float = 1.0, detail: str = "") -> None:
         """Something that happened within this window."""
         self.events.append((kind, subject, name, value, detail))
+
+    def talk(self, kind: Kind, subject: str, name: str, talkers: Talkers) -> None:
+        """Who talked to a subject in an interval that ended within this window, weighted by what `name` says."""
+        self.talkers[kind, subject, name] = talkers
 
 
 class Unavailable(Exception):
@@ -111,6 +118,7 @@ class Host:
     clock: Clock
     probes: Probes = field(default_factory=Probes)
     budget_cores: float = 0.01
+    remotes: Remotes = field(default_factory=Remotes)
 
 
 class Collector(Protocol):

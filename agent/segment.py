@@ -12,6 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
+from trimtab.agent.wire import telemetry_pb2 as pb
+
 SCHEMA, WINDOW = 1, 2
 SUFFIX = ".windows"
 _HEADER = struct.Struct("<II")
@@ -26,11 +30,19 @@ class Segment:
     windows: int = 0
     bytes: int = 0
     """Of whole records; what the file holds beyond is of no use."""
+    began_ns: int = 0
+    """When its first window was appended, on the clock of whoever holds this; `scan` gives Unix time."""
+    ended_ns: int = 0
+    """The same of its last."""
 
     @property
     def last(self) -> int:
         """Number of its last window; first - 1 when it has none."""
         return self.first + self.windows - 1
+
+    def time_ns(self, seq: int) -> int:
+        """About when window `seq` was appended: within a file they came at an even pace."""
+        return self.began_ns + (self.ended_ns - self.began_ns) * (seq - self.first) // max(1, self.windows - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +52,8 @@ class Record:
     seq: int
     schema: bytes
     window: bytes
+    appended_ns: int = 0
+    """On the boottime clock; 0 for one that was read back."""
 
 
 def path_of(directory: Path, first: int) -> Path:
@@ -69,7 +83,18 @@ def unpack(data: bytes) -> Iterator[tuple[int, bytes, int]]:
 def scan(path: Path) -> Segment:
     """What an agent before this one left in `path`. Raises OSError, and ValueError for a name that is not a number."""
     segment = Segment(path, int(path.name.removesuffix(SUFFIX)))
-    for kind, _, end in unpack(path.read_bytes()):
-        segment.windows += kind == WINDOW
+    first = last = b""
+    for kind, payload, end in unpack(path.read_bytes()):
         segment.bytes = end
+        if kind == WINDOW:
+            segment.windows += 1
+            first, last = first or payload, payload
+    segment.began_ns, segment.ended_ns = _start_unix_ns(first), _start_unix_ns(last)
     return segment
+
+
+def _start_unix_ns(window: bytes) -> int:
+    try:
+        return pb.Window.FromString(window).start_unix_ns
+    except DecodeError:  # sound by its checksum, and yet no window of ours: as old as can be
+        return 0

@@ -12,8 +12,12 @@ import numpy as np
 from trimtab import Exit, TrimtabError, __version__
 from trimtab.agent.clock import Clock
 from trimtab.agent.collectors.own import Own, Vitals
+from trimtab.agent.collectors.talkers import Talkers
+from trimtab.agent.exposition import serve
+from trimtab.agent.figures import figures_of
 from trimtab.agent.instances import Discovery
 from trimtab.agent.loop import Loop
+from trimtab.agent.metrics import Metrics
 from trimtab.agent.probes import Probes
 from trimtab.agent.publish import Publisher
 from trimtab.agent.registry import Collector, Host, discover
@@ -43,8 +47,13 @@ def run(
     node = settings.node or default_node()
     _check(node, settings.labels)
     vitals = Vitals()
-    collectors = _enabled(settings.disable, vitals)
-    spool = Spool(state / "spool", settings.spool_bytes_max, vitals)
+    disable = settings.disable if settings.talkers else (*settings.disable, Talkers.name)
+    collectors = _enabled(disable, vitals)
+    spool = Spool(state / "spool", settings.spool_bytes_max, vitals, settings.spool_age_seconds_max, clock)
+    probes = Probes(settings.sampling_probability)
+    metrics = Metrics()
+    metrics.add(*figures_of(vitals, spool, probes, clock, settings.spool_bytes_max))
+    page = None
 
     def hello() -> pb.Hello:
         return _hello(node, settings.labels, spool, clock)
@@ -67,12 +76,13 @@ def run(
         loop = Loop(
             collectors=collectors,
             find=Discovery(node).find,
-            host=Host(node, clock, Probes(settings.sampling_probability), settings.budget_cores),
+            host=Host(node, clock, probes, settings.budget_cores),
             window_seconds=settings.window_seconds,
             builder=Builder(node, settings.labels, collectors, vitals),
             keep=keep,
             vitals=vitals,
         )
+        page = serve(settings.metrics_listen, metrics.page, clock)
         publisher.start()
         try:
             loop.run(stop)
@@ -80,6 +90,8 @@ def run(
             loop.close(_CLOSE_SECONDS)
             publisher.close(_CLOSE_SECONDS)
     finally:
+        if page:
+            page.close()
         spool.close()
 
 

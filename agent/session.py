@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -27,7 +27,9 @@ class Broken(Exception):
 class Session:
     """Hello; after the welcome what the spool holds beyond the collector's mark, at most `IN_FLIGHT_MAX` windows unanswered."""
 
-    def __init__(self, spool: Spool, hello: pb.Hello, clock: Clock, vitals: Vitals) -> None:
+    def __init__(
+        self, spool: Spool, hello: pb.Hello, clock: Clock, vitals: Vitals, renewed: Callable[[], bool]
+    ) -> None:
         self._spool = spool
         self._hello = hello
         self._clock = clock
@@ -36,6 +38,10 @@ class Session:
         self._after: int | None = None
         self._in_flight: dict[int, bytes] = {}
         self._owing_since = clock.monotonic()
+        self._renewed = renewed
+        self._look_at = clock.monotonic() + _POLL_SECONDS
+        self.leaving = False
+        """Whether it is to end for a stream that shows newer certificates: nothing more is sent, what was sent is answered."""
         self._ended = False
         self._overdue = False
         self._call: Any = None
@@ -50,7 +56,8 @@ class Session:
         except grpc.RpcError as error:
             if self._overdue:
                 raise Broken(f"it has not answered for {ANSWER_SECONDS_MAX:g} s") from error
-            raise
+            if not self.leaving:
+                raise
         finally:
             self.end()
 
@@ -109,16 +116,22 @@ class Session:
         """A moment at most, for the welcome and for room; whether there are both."""
 
         def may_send() -> bool:
-            return self._after is not None and len(self._in_flight) < IN_FLIGHT_MAX
+            return self._after is not None and len(self._in_flight) < IN_FLIGHT_MAX and not self.leaving
 
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or may_send(), _POLL_SECONDS)
+            self._changed.wait_for(lambda: self._ended or may_send() or self._has_left(), _POLL_SECONDS)
             return may_send()
 
+    def _has_left(self) -> bool:
+        return self.leaving and self._after is not None and not self._in_flight
+
     def _is_over(self) -> bool:
+        if self._clock.monotonic() >= self._look_at:
+            self._look_at = self._clock.monotonic() + _POLL_SECONDS
+            self.leaving = self.leaving or self._renewed()
         with self._changed:
             owing = self._after is None or bool(self._in_flight)
             self._overdue = owing and self._clock.monotonic() - self._owing_since > ANSWER_SECONDS_MAX
-        if self._overdue:
+        if self._overdue or self._has_left():
             self.end()
         return self._ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import tomllib
@@ -18,6 +19,10 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 Port = Annotated[str, msgspec.Meta(pattern=rf"^.+:{_PORT}$")]
+PortOrNone = Annotated[str, msgspec.Meta(pattern=rf"^(.+:{_PORT})?$")]
+
+DISK_TROUBLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+"""What befalls a disk; the other errors are mistakes in how it is used."""
 
 S = TypeVar("S")
 
@@ -50,12 +55,18 @@ class AgentSettings(Section, frozen=True):
     """Length of a window."""
     disable: tuple[str, ...] = ()
     """Names of collectors (docs/signals.md) to leave out."""
+    talkers: bool = True
+    """Whether addresses of the clients that send most requests leave this host (docs/talkers.md); they can be personal data."""
     sampling_probability: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     """Probability with which a request is sampled in the kernel; the agent lowers it to stay within its budget."""
     budget_cores: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 0.01
     """CPU time that the agent may use with its probes, in cores; docs/overhead.md says what it gives up for that."""
     spool_bytes_max: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 << 20
     """Size of the on-disk spool; beyond it the oldest windows are dropped, and counted."""
+    spool_age_seconds_max: Annotated[float, msgspec.Meta(ge=60, le=1e9)] = 7 * 86400.0
+    """Age of a window in the spool; what is older is dropped, and counted."""
+    metrics_listen: PortOrNone = "127.0.0.1:7472"
+    """Where the agent's own metrics are served (docs/metrics.md), on loopback only; empty: nowhere."""
 
 
 def default_node() -> str:
@@ -63,10 +74,10 @@ def default_node() -> str:
     return socket.gethostname()
 
 
-def state_dir(argument: Path | None) -> Path:
+def state_dir(argument: Path | None, required: bool = True) -> Path:
     """Where trimtab keeps its files: the argument, else systemd's, else /var/lib/trimtab for root and ~/.local/state for others.
 
-    Raises TrimtabError when it cannot be written.
+    Raises TrimtabError when it cannot be written; where it is not `required`, a disk that is broken, full or read-only will do.
     """
     if argument is None:
         home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
@@ -78,6 +89,8 @@ def state_dir(argument: Path | None) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if not required and error.errno in DISK_TROUBLE:
+            return argument
         message = f"state directory {argument}: {error.strerror}; give another one with --state"
         raise TrimtabError(message, Exit.STATE) from error
     return argument
@@ -95,7 +108,8 @@ def read(path: Path | None, into: type[S]) -> S:
         raise TrimtabError(f"settings file {path}: not valid TOML: {error}", Exit.SETTINGS) from error
     except msgspec.ValidationError as error:
         what = str(error).replace(" - at `$.", " in `").replace(" - at `$`", "")
-        what = what.replace(f"`str` matching regex '^.+:{_PORT}$'".replace("\\", "\\\\"), "host:port")
+        for regex, words in ((f"^.+:{_PORT}$", "host:port"), (f"^(.+:{_PORT})?$", "host:port, or nothing")):
+            what = what.replace(f"`str` matching regex '{regex}'".replace("\\", "\\\\"), words)
         raise TrimtabError(
             f"settings file {path}: {what}; every key is listed in docs/settings.md", Exit.SETTINGS
         ) from error

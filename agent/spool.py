@@ -3,67 +3,81 @@
 A window is written once and not synced: killing the agent loses none that was written, and cuts at most the one that is being
 written; a power cut may lose the last seconds. As the collector may have stored some of what a power cut took from the spool,
 numbering then goes on after the collector's last number.
-The size is bounded: when it is reached, the oldest windows go, and are counted. Where the disk takes no more, windows wait in memory.
+Size and age are bounded: beyond, the oldest windows go, and are counted. Where the disk takes no more, windows wait in memory, and
+when there are too many, a disk that is full gives up this spool's oldest file for them. Where there is no disk to begin with, memory
+is all there is: the spool goes by a name of its own until the agent ends, so that its numbers meet no others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import errno
 import logging
+import math
 import os
 import threading
 import uuid
 from collections import deque
-from itertools import zip_longest
 from pathlib import Path
 
-from trimtab import Exit, TrimtabError
+from trimtab.agent.clock import Clock, SystemClock
 from trimtab.agent.collectors.own import Vitals
-from trimtab.agent.segment import SCHEMA, SUFFIX, WINDOW, Record, Segment, pack, path_of, scan
+from trimtab.agent.losses import Losses
+from trimtab.agent.segment import SCHEMA, WINDOW, Record, Segment, pack, path_of
+from trimtab.agent.spool_directory import open_directory
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import MESSAGE_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
 _SEGMENT_BYTES = 4 << 20
+# A bound is kept by dropping whole files, so they are small beside it.
+_SEGMENTS_MIN = 8
 _UNWRITTEN_MAX = 600
+_UNWRITTEN_BYTES_MAX = 16 << 20
 # What gRPC and the envelope add to a window.
 _ENVELOPE_BYTES = 4096
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CLOCK = SystemClock()
 
 
 class Spool:
     """Written by the loop, read by the publisher; safe to use from both.
 
-    Raises TrimtabError when `directory` cannot be used, or another agent uses it.
+    Raises TrimtabError when `directory` is not for this agent to use. One that the disk does not let it use is left alone.
     """
 
-    def __init__(self, directory: Path, bytes_max: int, vitals: Vitals) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        bytes_max: int,
+        vitals: Vitals,
+        age_seconds_max: float = math.inf,
+        clock: Clock = _CLOCK,
+    ) -> None:
         self._directory = directory
         self._bytes_max = bytes_max
-        self._segment_bytes = min(_SEGMENT_BYTES, bytes_max // 8)
+        self._age_ns_max = age_seconds_max * 1e9
+        self._segment_bytes = min(_SEGMENT_BYTES, bytes_max // _SEGMENTS_MIN)
         self._window_bytes_max = min(MESSAGE_BYTES_MAX - _ENVELOPE_BYTES, bytes_max // 4)
         self._vitals = vitals
+        self._clock = clock
         self.changed = threading.Condition()
         self.closed = False
         self.segments: list[Segment] = []
         self.unwritten: deque[Record] = deque()
+        self._unwritten_bytes = 0
         self._file: int | None = None
         self._file_schema = b""
         self._schema = pb.Schema()
         self._schema_bytes = b""
+        self._said: set[str] = set()
+        self._losses = Losses(directory, vitals)
+        self._undeletable = False
         self.last_seq = self.acknowledged_seq = 0
-        self._said = ""
-        self._full = False
-        try:
-            directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._lock = _lock(directory)
-            self.id = _spool_id(directory)
-            self._acknowledged_file = os.open(directory / "acknowledged", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            self._recover()
-        except OSError as error:
-            message = f"spool {directory}: {error.strerror}; give another state directory with --state"
-            raise TrimtabError(message, Exit.STATE) from error
+        self._home = open_directory(directory)
+        self.id = self._home.id if self._home else uuid.uuid4().hex
+        self._recover()
         self._resume_from: int | None = self.last_seq + 1
 
     @property
@@ -84,9 +98,25 @@ class Spool:
     def waiting(self) -> int:
         """How many windows are not acknowledged."""
         with self.changed:
-            acknowledged = self.acknowledged_seq
-            on_disk = sum(max(0, s.last - max(s.first - 1, acknowledged)) for s in self.segments)
-            return on_disk + sum(record.seq > acknowledged for record in self.unwritten)
+            return sum(map(self._waiting_in, self.segments)) + len(self.unwritten)
+
+    @property
+    def oldest_age_seconds(self) -> float:
+        """How long the oldest window that is not acknowledged has been waiting; 0 when none is."""
+        with self.changed:
+            now_ns = self._clock.boottime_ns()
+            oldest = next((s for s in self.segments if self._waiting_in(s)), None)
+            if oldest is not None:
+                since_ns = oldest.time_ns(max(oldest.first, self.acknowledged_seq + 1))
+            else:
+                since_ns = self.unwritten[0].appended_ns if self.unwritten else now_ns
+            return (now_ns - since_ns) / 1e9
+
+    @property
+    def writable(self) -> bool:
+        """Whether the last window that was appended is on disk."""
+        with self.changed:
+            return self._home is not None and not self.unwritten
 
     def append(self, schema: pb.Schema, window: pb.Window) -> None:
         """Number the window and keep it. Never raises for the disk's sake."""
@@ -96,13 +126,15 @@ class Spool:
             window.seq = self.last_seq + 1
             data = window.SerializeToString()
             if len(data) + len(self._schema_bytes) > self._window_bytes_max:
-                self._lose(
-                    1, f"a window of {len(data)} bytes is more than the {self._window_bytes_max} that can be sent"
-                )
+                why = f"a window of {len(data)} bytes is more than the {self._window_bytes_max} that can be sent"
+                self._losses.lose(1, "oversize", why)
                 return
             self.last_seq += 1
-            self.unwritten.append(Record(window.seq, self._schema_bytes, data))
+            self._expire()
+            self.unwritten.append(Record(window.seq, self._schema_bytes, data, self._clock.boottime_ns()))
+            self._unwritten_bytes += len(data)
             self._write()
+            self._count_bytes()
             self.changed.notify_all()
 
     def acknowledge(self, seq: int) -> None:
@@ -112,19 +144,16 @@ class Spool:
                 return
             self.acknowledged_seq = seq
             self.last_seq = max(self.last_seq, seq)
-            with contextlib.suppress(OSError):  # only saves numbers when the spool's end is lost too
-                os.pwrite(self._acknowledged_file, b"%020d\n" % seq, 0)
+            if self._home:
+                self._home.note_acknowledged(seq)
             while self.unwritten and self.unwritten[0].seq <= seq:
-                self.unwritten.popleft()
+                self._forget_unwritten()
             # The last segment stays: its name and length say where numbering goes on.
             while len(self.segments) > 1 and self.segments[0].last <= seq:
-                done = self.segments.pop(0)
-                try:
-                    done.path.unlink(missing_ok=True)
-                except OSError as error:  # the next start deletes it
-                    log.warning("spool: cannot delete %s: %s", done.path, error.strerror)
+                self._delete(self.segments.pop(0))
             self._count_bytes()
-            self._full = self._full and self._vitals.spool_bytes > self._bytes_max // 2
+            if self.newest_seq <= seq:
+                self._losses.settle()
             self.changed.notify_all()
 
     def resume(self, high_water_mark: int) -> None:
@@ -133,7 +162,8 @@ class Spool:
             if self._resume_from is not None:
                 reused = min(high_water_mark, self.last_seq) - self._resume_from + 1
                 if reused > 0:
-                    self._lose(reused, "the collector has other windows of their numbers: this spool lost its end")
+                    why = "the collector has other windows of their numbers: this spool lost its end"
+                    self._losses.lose(reused, "numbers", why)
                 self._resume_from = None
             self.acknowledge(high_water_mark)
 
@@ -147,118 +177,146 @@ class Spool:
         with self.changed:
             self.closed = True
             self.changed.notify_all()
-            for descriptor in (self._file, self._acknowledged_file, self._lock):
-                if descriptor is not None:
-                    os.close(descriptor)
-            self._file = None
+            if self.unwritten:
+                self._losses.lose(len(self.unwritten), "disk", "they were in memory only, and the agent ends")
+            self._close_file()
+            if self._home:
+                self._home.close()
+                self._home = None
 
     def _recover(self) -> None:
-        acknowledged = os.pread(self._acknowledged_file, 21, 0).strip()
-        self.acknowledged_seq = self.last_seq = int(acknowledged) if acknowledged.isdigit() else 0
-        paths = sorted(p for p in self._directory.glob(f"*{SUFFIX}") if p.name.removesuffix(SUFFIX).isdigit())
-        found = [scan(path) for path in paths]
-        segment: Segment
-        following: Segment | None
-        for segment, following in zip_longest(found, found[1:]):
-            beyond = segment.path.stat().st_size - segment.bytes
-            if beyond:
-                os.truncate(segment.path, segment.bytes)
-                cut = f"{segment.path.name} is torn or corrupt after window {segment.last}: {beyond} bytes are cut off"
-                self._lose(following.first - segment.last - 1 if following else 1, cut)
+        if not self._home:
+            return
+        self.acknowledged_seq = self.last_seq = self._home.acknowledged_seq
+        # From here on time is that of the clock that never steps. A window from the future is as good as one from now.
+        now_ns, unix_ns = self._clock.boottime_ns(), self._clock.unix_ns()
+        left = self._home.left
+        for segment, lost, why in left:
+            if why:
+                self._losses.lose(lost, "damage", why)
+            segment.began_ns = now_ns - max(0, unix_ns - segment.began_ns)
+            segment.ended_ns = now_ns - max(0, unix_ns - segment.ended_ns)
             self.last_seq = max(self.last_seq, segment.last)
-            if segment.windows and (segment.last > self.acknowledged_seq or following is None):
+            is_last = segment is left[-1][0]
+            if segment.windows and (segment.last > self.acknowledged_seq or is_last):
                 self.segments.append(segment)
-            elif following is not None:
-                segment.path.unlink()
+            elif not is_last:
+                self._delete(segment)
+        self._expire()
         self._count_bytes()
 
     def _write(self) -> None:
-        try:
-            while self.unwritten:
+        """Put what waits in memory on the disk, as much as it takes, and keep the rest within bounds."""
+        if self._home is None:
+            self._shed_memory()
+            return
+        while self.unwritten:
+            try:
                 self._put(self.unwritten[0])
-                self.unwritten.popleft()
-        except OSError as error:
-            self._say(f"cannot be written: {error.strerror}; windows are kept in memory, at most {_UNWRITTEN_MAX}")
-            while len(self.unwritten) > _UNWRITTEN_MAX:
-                self.unwritten.popleft()
-                self._vitals.windows_lost += 1
-        else:
-            if self._said:
-                log.info("spool %s can be written again", self._directory)
-                self._said = ""
-        self._count_bytes()
+            except OSError as error:
+                self._say(f"cannot be written: {error.strerror}; windows are kept in memory, at most {_UNWRITTEN_MAX}")
+                if self._memory_is_full() and error.errno in _FULL and self._drop_file("disk"):
+                    continue
+                self._shed_memory()
+                return
+            self._forget_unwritten()
+        if self._said:
+            log.info("spool %s can be written again", self._directory)
+            self._said.clear()
 
     def _put(self, record: Record) -> None:
         segment = self.segments[-1] if self.segments and self._file is not None else None
         # Within a segment numbers have no gap.
-        if segment is None or segment.bytes >= self._segment_bytes or record.seq != segment.last + 1:
-            segment = self._roll(record.seq)
+        if segment is None or self._is_whole(segment, record) or record.seq != segment.last + 1:
+            segment = self._roll(record)
         schema = b"" if record.schema == self._file_schema else pack(SCHEMA, record.schema)
         data = schema + pack(WINDOW, record.window)
-        self._make_room(len(data))
+        while len(self.segments) > 1 and sum(s.bytes for s in self.segments) + len(data) > self._bytes_max:
+            if not self._drop_file("size"):
+                raise OSError(errno.ENOSPC, "the oldest file cannot be deleted to make room")
         assert self._file is not None
         # At the known end, so that what a failed write left behind is overwritten.
         if os.pwrite(self._file, data, segment.bytes) < len(data):
-            raise OSError(0, "no space left for a whole window")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._file_schema = record.schema
         segment.bytes += len(data)
         segment.windows += 1
+        segment.ended_ns = record.appended_ns
 
-    def _roll(self, first: int) -> Segment:
-        path = path_of(self._directory, first)
+    def _is_whole(self, segment: Segment, record: Record) -> bool:
+        seconds_over = record.appended_ns - segment.began_ns >= self._age_ns_max / _SEGMENTS_MIN
+        return segment.bytes >= self._segment_bytes or (segment.windows > 0 and seconds_over)
+
+    def _roll(self, record: Record) -> Segment:
+        path = path_of(self._directory, record.seq)
         fresh = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         if self._file is not None:
-            os.close(self._file)
+            self._close_file()
             if not self.segments[-1].windows:  # its first window could not be written, and was lost since
-                self.segments.pop().path.unlink(missing_ok=True)
-        self._file, self._file_schema = fresh, b""
-        segment = Segment(path, first)
+                self._delete(self.segments.pop())
+        self._file = fresh
+        segment = Segment(path, record.seq, began_ns=record.appended_ns, ended_ns=record.appended_ns)
         self.segments.append(segment)
         return segment
 
-    def _make_room(self, wanted_bytes: int) -> None:
-        while len(self.segments) > 1 and sum(s.bytes for s in self.segments) + wanted_bytes > self._bytes_max:
-            oldest = self.segments[0]
-            oldest.path.unlink(missing_ok=True)
-            self.segments.pop(0)
-            lost = max(0, oldest.last - max(oldest.first - 1, self.acknowledged_seq))
-            self._vitals.windows_lost += lost
-            if lost and not self._full:
-                self._full = True
-                log.warning("spool %s is full: the oldest windows are dropped", self._directory)
+    def _expire(self) -> None:
+        """Drop what is too old: all of a file with its first window, so that none is ever older."""
+        before_ns = self._clock.boottime_ns() - self._age_ns_max
+        while self.segments and self.segments[0].began_ns < before_ns:
+            self._delete(self.segments[0])
+            self._forget_file("age")
+        while self.unwritten and self.unwritten[0].appended_ns < before_ns:
+            self._losses.drop(1, "age")
+            self._forget_unwritten()
 
-    def _lose(self, windows: int, why: str) -> None:
-        self._vitals.windows_lost += windows
-        log.warning("windows lost: %d: %s", windows, why)
+    def _drop_file(self, reason: str) -> bool:
+        """Give up the oldest file for the room it takes; whether there is room now."""
+        oldest = self.segments[0]
+        if not oldest.windows or not self._delete(oldest):
+            return False
+        self._forget_file(reason)
+        return True
+
+    def _forget_file(self, reason: str) -> None:
+        self._losses.drop(self._waiting_in(self.segments.pop(0)), reason)
+        if not self.segments:
+            self._close_file()
+
+    def _shed_memory(self) -> None:
+        while self._memory_is_full():
+            self._losses.drop(1, "disk")
+            self._forget_unwritten()
+
+    def _memory_is_full(self) -> bool:
+        return len(self.unwritten) > _UNWRITTEN_MAX or self._unwritten_bytes > _UNWRITTEN_BYTES_MAX
+
+    def _forget_unwritten(self) -> None:
+        self._unwritten_bytes -= len(self.unwritten.popleft().window)
+
+    def _waiting_in(self, segment: Segment) -> int:
+        return max(0, segment.last - max(segment.first - 1, self.acknowledged_seq))
+
+    def _delete(self, segment: Segment) -> bool:
+        """Whether its file is gone; if not, the next start tries again."""
+        try:
+            segment.path.unlink(missing_ok=True)
+        except OSError as error:
+            if not self._undeletable:
+                self._undeletable = True
+                log.warning("spool %s: files cannot be deleted: %s", self._directory, error.strerror)
+            return False
+        return True
 
     def _say(self, problem: str) -> None:
-        if problem != self._said:
-            self._said = problem
+        if problem not in self._said:
+            self._said.add(problem)
             log.warning("spool %s %s", self._directory, problem)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # a disk that fails at the close has taken what it has taken
+                os.close(self._file)
+        self._file, self._file_schema = None, b""
 
     def _count_bytes(self) -> None:
         self._vitals.spool_bytes = sum(segment.bytes for segment in self.segments)
-
-
-def _lock(directory: Path) -> int:
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        message = f"spool {directory}: another agent uses it; stop that one, or give this one its own --state"
-        raise TrimtabError(message, Exit.STATE) from error
-    return descriptor
-
-
-def _spool_id(directory: Path) -> str:
-    path = directory / "spool-id"
-    if not path.exists() or not path.read_text().strip():
-        fresh = directory / "spool-id.new"
-        with fresh.open("w") as file:
-            file.write(uuid.uuid4().hex)
-            file.flush()
-            # Synced, unlike the windows: a spool that forgot its name would be stored a second time.
-            os.fsync(file.fileno())
-        fresh.replace(path)
-    return path.read_text().strip()

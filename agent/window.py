@@ -22,6 +22,7 @@ from trimtab.agent.wire.columns import (
     pack_values,
     schema_hash,
 )
+from trimtab.agent.wire.talkers import TALKERS_MAX
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Builder:
             values=self._values(readings),
             sketches=self._sketches(readings),
             events=self._events(readings, start_unix_ns),
+            talkers=self._talkers(readings),
         )
         return self._schema, window
 
@@ -153,6 +155,19 @@ class Builder:
                 event.detail = detail[:TEXT_MAX]
                 events.append(event)
         return events
+
+    def _talkers(self, readings: Mapping[str, Reading]) -> list[pb.Talkers]:
+        found: list[pb.Talkers] = []
+        for collector, reading in readings.items():
+            for (kind, subject, name), talkers in reading.talkers.items():
+                if (kind, subject) not in self._columns or len(found) >= TALKERS_MAX:
+                    why = "they are not of a subject of this node, or there are too many"
+                    self._drop(collector, f"{kind} talkers {name}", why)
+                    continue
+                message = pb.Talkers(subject_kind=_TABLES[kind], subject=subject, name=name, seconds=talkers.seconds)
+                message.frequent_items, message.hll = talkers.frequent_items, talkers.hll
+                found.append(message)
+        return found
 
     def _drop(self, collector: str, what: str, why: str) -> None:
         self._vitals.values_dropped += 1

@@ -11,9 +11,10 @@ from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
-from trimtab.agent.collectors.own import Vitals
+from trimtab.agent.collectors.own import Reads, Vitals
 from trimtab.agent.registry import Collector, Host, Instance, Kind, Reading, Unavailable
 from trimtab.agent.wire.columns import EVENTS_MAX
+from trimtab.agent.wire.talkers import Talkers
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Worker:
         self._collector = collector
         self._host = host
         self._vitals = vitals
+        self._reads = vitals.reads.setdefault(collector.name, Reads())
         self._lane = Lane(f"collector-{collector.name}")
         self._opened = False
         self._opening = False
@@ -65,6 +67,7 @@ class Worker:
         self._read_at = math.nan
         self._answer: Future[Reading | None] | None = None
         self._events_late: list[tuple[Kind, str, str, float, str]] = []
+        self._talkers_late: dict[tuple[Kind, str, str], Talkers] = {}
         self._said: set[str] = set()
         self._failed_at = -math.inf
 
@@ -76,6 +79,7 @@ class Worker:
             # It came after its window was closed. Its values are about a time that has passed; what happened, happened.
             late = self._settle()
             self._events_late = [*self._events_late, *(late.events if late else [])][:EVENTS_MAX]
+            self._talkers_late |= late.talkers if late else {}
         now = self._host.clock.monotonic()
         self._opening = not self._opened
         if self._opened:
@@ -97,8 +101,10 @@ class Worker:
             return None
         reading = self._settle()
         if reading is not None:
+            self._reads.success = True
             reading.events.extend(self._events_late)
-            self._events_late = []
+            reading.talkers = self._talkers_late | reading.talkers
+            self._events_late, self._talkers_late = [], {}
         return reading
 
     def close(self) -> Future[None]:
@@ -125,6 +131,8 @@ class Worker:
 
     def _fail(self, reason: str) -> None:
         self._vitals.collector_failures += 1
+        self._reads.failures += 1
+        self._reads.success = False
         self._failed_at = self._host.clock.monotonic()
         self._say("collector %s failed: %s; its signals are unknown meanwhile", reason)
 
@@ -137,14 +145,19 @@ class Worker:
 
     def _open(self) -> None:
         self._collector.open(self._host)
-        self._opened = True
+        self._opened = self._reads.available = True
 
     def _read(self, instances: Sequence[Instance]) -> Reading:
         now = self._host.clock.monotonic()
         reading = Reading(instances, now - self._read_at)
         # A reading that fails midway leaves counters of unlike ages behind: the one after it counts as a first.
         self._read_at = math.nan
-        self._collector.read(reading)
+        try:
+            self._collector.read(reading)
+        finally:
+            self._reads.last_seconds = self._host.clock.monotonic() - now
+            self._reads.seconds += self._reads.last_seconds
+            self._reads.count += 1
         self._read_at = now
         return reading
 

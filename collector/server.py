@@ -38,17 +38,24 @@ def run(
     clock: Clock,
     analysis: Analysis,
     stop: threading.Event,
-    ready: Callable[[], None],
+    beat: Callable[[], None],
 ) -> None:
-    """Serve until `stop` is set. Raises TrimtabError when it cannot, or no longer can."""
+    """Serve until `stop` is set. Calls `beat` when it serves, and whenever the writer has gone on since.
+
+    Raises TrimtabError when it cannot serve, or no longer can.
+    """
     collector = Collector(settings, tls, state, clock, analysis)
     try:
         collector.start()
-        ready()
+        beat()
+        turns = 0
         while not stop.wait(0.5):
             if collector.failed:
                 message = f"{state / FILE}: can no longer be written; the log says why; starting again may help"
                 raise TrimtabError(message, Exit.INTERNAL)
+            if collector.turns != turns:
+                turns = collector.turns
+                beat()
     finally:
         collector.stop()
 
@@ -85,6 +92,11 @@ class Collector:
     def failed(self) -> bool:
         """Whether nothing more can be stored."""
         return self._writer.lost.is_set()
+
+    @property
+    def turns(self) -> int:
+        """Grows while the writer is at work, or waits for work."""
+        return self._writer.turns
 
     def start(self) -> None:
         """Take up what is stored, then serve."""

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("agent", "collector", "detector", "rootcause", "actuator")
 SHARED_BY_AGENT = {"wire", "sketch", "clock", "settings"}
-SEAMS = {"pynvml", "bcc", "duckdb", "torch", "optuna"}
+SEAMS = {"pynvml", "bcc", "duckdb", "torch", "optuna", "datasketches"}
 HEAVY = {"duckdb", "numba", "sklearn", "torch", "optuna", "trimtab.collector", "trimtab.detector"}
 # The root package: errors and the version. The modules that put the services together are above all floors.
 ROOT_PACKAGE = {"trimtab"}

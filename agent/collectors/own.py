@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import os
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from trimtab.agent.registry import Host, Reading, Signal
 
 
 @dataclass(slots=True)
+class Reads:
+    """How one collector has been doing."""
+
+    count: int = 0
+    seconds: float = 0.0
+    """All readings together, late ones too."""
+    last_seconds: float = float("nan")
+    failures: int = 0
+    success: bool | None = None
+    """Whether the last reading came, whole and in time; None before the first."""
+    available: bool = False
+    """Whether it is open: this host has what it needs."""
+
+
+@dataclass(slots=True)
 class Vitals:
     """The agent's own counters. Each is written by the one part that it is about; totals since the agent started."""
 
+    windows_closed: int = 0
+    events: int = 0
+    streams: int = 0
+    """How often the collector has welcomed this agent."""
+    connected: bool = False
+    """Whether it has, on the stream that is open now."""
+    certificates_renewed: int = 0
+    certificates_refused: int = 0
+    windows_lost_by: dict[str, int] = field(default_factory=dict)
+    reads: dict[str, Reads] = field(default_factory=dict)
+    """By collector."""
     spool_bytes: int = 0
     windows_lost: int = 0
     windows_refused: int = 0
@@ -21,6 +47,11 @@ class Vitals:
     values_dropped: int = 0
     collector_failures: int = 0
     window_seconds: float = float("nan")
+
+    def lose(self, windows: int, reason: str) -> None:
+        """Count windows that nobody will see; `reason` is a word, and a label of the metric."""
+        self.windows_lost += windows
+        self.windows_lost_by[reason] = self.windows_lost_by.get(reason, 0) + windows
 
 
 class Own:
@@ -31,7 +62,7 @@ class Own:
         Signal("agent_cpu_used_cores", "cores", "CPU time that the agent used", "node", rate=True),
         Signal("agent_memory_resident_bytes", "bytes", "memory of the agent", "node"),
         Signal("agent_spool_bytes", "bytes", "size of the spool on disk", "node"),
-        Signal("agent_windows_lost", "1", "windows dropped since the agent started: spool full or unreadable", "node"),
+        Signal("agent_windows_lost", "1", "windows dropped since the agent started: spool full, too old or unreadable", "node"),
         Signal("agent_windows_refused", "1", "windows the collector refused, set aside in refused/", "node"),
         Signal("agent_windows_skipped", "1", "windows never read: host suspended or overloaded", "node"),
         Signal("agent_values_dropped", "1", "values dropped: infinite, not declared, or over a limit", "node"),

@@ -156,6 +156,7 @@ def test_ready_comes_with_the_first_window_and_stop_ends_it_in_order(
         (AgentSettings(labels={f"k{i}": "v" * 250 for i in range(17)}), r"agent\.labels.*shorter"),
         (AgentSettings(labels={f"k{i}": "" for i in range(65)}), r"agent\.labels"),
         (AgentSettings(collector="192.0.2.1:7470"), r"agent\.collector.*tls"),
+        (AgentSettings(metrics_listen="0.0.0.0:7472"), r"agent\.metrics_listen.*127\.0\.0\.1"),
     ],
 )
 def test_settings_that_cannot_work_are_one_line(tmp_path: Path, settings: AgentSettings, names: str) -> None:

@@ -12,12 +12,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.agent.fakes import schema_of, window_of
 from trimtab import Exit, TrimtabError
+from trimtab.agent.clock import ManualClock
 from trimtab.agent.collectors.own import Vitals
 from trimtab.agent.cursor import Cursor
 from trimtab.agent.segment import Record
@@ -233,18 +234,21 @@ def test_without_disk_windows_wait_in_memory_and_are_written_later(
 
     def torn(descriptor: int, data: bytes, offset: int) -> int:
         real(descriptor, data[: len(data) // 2], offset)
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(os, "pwrite", torn)
     fill(spool, 700)
     assert len(spool.unwritten) == 600
     assert len(files(tmp_path)) <= 2
-    assert vitals.windows_lost == 100
+    assert vitals.windows_lost_by == {"disk": 100}
     assert numbers(spool) == [1, 2, 3, *range(104, 704)]
-    assert sum("No space left" in record.message for record in caplog.records) == 1
+    assert not spool.writable
+    assert sum("Input/output error" in record.message for record in caplog.records) == 1
+    assert sum("are dropped" in record.message for record in caplog.records) == 1
     monkeypatch.setattr(os, "pwrite", real)
     fill(spool, 1)
     assert not spool.unwritten
+    assert spool.writable
     spool.close()
     again = Vitals()
     spool = Spool(tmp_path, BIG, again)
@@ -252,28 +256,219 @@ def test_without_disk_windows_wait_in_memory_and_are_written_later(
     assert spool.last_seq == 704
 
 
-def test_a_full_disk_for_real(tmp_path: Path) -> None:
-    """On a file system of 256 KiB."""
-    small = tmp_path / "small"
-    small.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("cannot mount a tmpfs here")
-    try:
+def test_what_waits_in_memory_is_bounded_in_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    vitals = Vitals()
+    spool = Spool(tmp_path, BIG, vitals)
+    monkeypatch.setattr(os, "pwrite", full)
+    fill(spool, 40, 1 << 20)
+    assert 0 < sum(len(record.window) for record in spool.unwritten) <= 16 << 20
+    assert vitals.windows_lost == 40 - len(spool.unwritten)
+
+
+def test_windows_that_never_reached_the_disk_are_counted_when_the_agent_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    vitals = Vitals()
+    spool = Spool(tmp_path, BIG, vitals)
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    fill(spool, 3)
+    spool.acknowledge(1)
+    spool.close()
+    assert vitals.windows_lost_by == {"disk": 2}
+    assert sum("windows lost: 2" in record.message for record in caplog.records) == 1
+
+
+class Ageing:
+    """A spool by a clock that is moved by hand."""
+
+    def __init__(self, directory: Path, age_seconds_max: float = 800.0) -> None:
+        self.directory, self.age = directory, age_seconds_max
+        self.clock = ManualClock()
+        self.open()
+
+    def open(self) -> None:
+        self.vitals = Vitals()
+        self.spool = Spool(self.directory, BIG, self.vitals, self.age, self.clock)
+
+    def second(self, count: int = 1) -> None:
+        schema = schema_of()
+        for _ in range(count):
+            self.clock.advance(1)
+            window = window_of(schema)
+            window.start_unix_ns = self.clock.unix_ns()
+            self.spool.append(schema, window)
+
+
+def test_no_window_is_kept_longer_than_it_may_be(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = Ageing(tmp_path)
+    one.second(800)
+    assert numbers(one.spool) == list(range(1, 801))
+    assert one.vitals.windows_lost == 0
+    one.second(1000)
+    held = numbers(one.spool)
+    # The age is a bound that is never passed; files are an eighth of it, so that at most so much goes before its time.
+    assert held == list(range(1801 - len(held), 1801))
+    assert 700 <= len(held) <= 801
+    assert one.vitals.windows_lost_by == {"age": 1800 - len(held)}
+    assert sum("too old" in record.message for record in caplog.records) == 1
+    assert one.spool.oldest_age_seconds == pytest.approx(len(held) - 1, abs=1)
+
+
+def test_age_goes_on_while_the_agent_is_away(tmp_path: Path) -> None:
+    one = Ageing(tmp_path)
+    one.second(500)
+    one.spool.close()
+    one.clock.advance(400)
+    one.open()
+    held = numbers(one.spool)
+    assert held == list(range(501 - len(held), 501))
+    assert 300 <= len(held) <= 401
+    assert one.vitals.windows_lost_by == {"age": 500 - len(held)}
+    assert one.spool.oldest_age_seconds == pytest.approx(400 + len(held) - 1, abs=1)
+    one.spool.close()
+    one.clock.advance(10_000)
+    one.open()
+    assert numbers(one.spool) == []
+    one.second()
+    assert numbers(one.spool) == [501]
+
+
+def test_a_wall_clock_that_was_set_back_ages_nothing(tmp_path: Path) -> None:
+    one = Ageing(tmp_path)
+    one.second(10)
+    one.spool.close()
+    one.clock = ManualClock(one.clock.unix_ns() - 10**18)
+    one.open()
+    assert numbers(one.spool) == list(range(1, 11))
+    assert one.spool.oldest_age_seconds == 0
+
+
+def test_the_age_of_the_oldest_is_that_of_what_waits(tmp_path: Path) -> None:
+    one = Ageing(tmp_path, 10_000.0)
+    assert one.spool.oldest_age_seconds == 0
+    one.second(100)
+    assert one.spool.oldest_age_seconds == 99
+    one.spool.acknowledge(90)
+    assert one.spool.oldest_age_seconds == 9
+    one.spool.acknowledge(100)
+    one.clock.advance(50)
+    assert one.spool.oldest_age_seconds == 0
+
+
+def test_what_waits_in_memory_ages_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Ageing(tmp_path, 100.0)
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    one.second(300)
+    assert len(one.spool.unwritten) == 101
+    assert one.vitals.windows_lost_by == {"age": 199}
+    assert one.spool.oldest_age_seconds == 100
+
+
+def test_a_last_record_that_is_torn_anywhere_costs_that_one_window(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "whole", BIG, Vitals())
+    fill(spool, 4, 20)
+    spool.close()
+    (whole,) = files(tmp_path / "whole")
+    content = whole.read_bytes()
+    torn = tmp_path / "torn"
+    for keep in range(len(content) + 1):
+        shutil.rmtree(torn, ignore_errors=True)
+        shutil.copytree(tmp_path / "whole", torn)
+        os.truncate(torn / whole.name, keep)
+        windows, is_torn = whole_windows(content[:keep])
         vitals = Vitals()
-        spool = Spool(small / "spool", BIG, vitals)
-        fill(spool, 400, 1000)
-        assert spool.unwritten
-        assert numbers(spool) == list(range(1, 401))
-        subprocess.run(["mount", "-o", "remount,size=4m", str(small)], check=True)
+        spool = Spool(torn, BIG, vitals)
         fill(spool, 1)
+        there = drain(spool)
         spool.close()
-        spool = Spool(small / "spool", BIG, vitals)
-        assert numbers(spool) == list(range(1, 402))
-        assert vitals.windows_lost == 0
-        spool.close()
-    finally:
-        subprocess.run(["umount", "-l", str(small)], check=True)
+        assert [record.seq for record in there] == list(range(1, windows + 2)), keep
+        assert vitals.windows_lost_by == ({"damage": 1} if is_torn else {}), keep
+        assert [pb.Window.FromString(record.window).seq for record in there] == [record.seq for record in there]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_garbage_anywhere_costs_windows_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    directory = tmp_path_factory.mktemp("spool")
+    spool = Spool(directory, 16 << 10, Vitals())
+    fill(spool, 30, 300)
+    held = {record.seq: record.window for record in drain(spool)}
+    spool.close()
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from(files(directory)))
+        content = path.read_bytes()
+        start = data.draw(st.integers(0, len(content)))
+        end = data.draw(st.integers(start, len(content)))
+        path.write_bytes(content[:start] + data.draw(st.binary(max_size=64)) + content[end:])
+    vitals = Vitals()
+    spool = Spool(directory, 16 << 10, vitals)
+    there = drain(spool, vitals=vitals)
+    # What is given out is what was put in; what is gone is counted, as far as the files' names tell how much it was.
+    assert all(held[record.seq] == record.window for record in there)
+    assert [record.seq for record in there] == sorted({record.seq for record in there})
+    last = int(files(directory)[-1].name.split(".")[0])
+    gone = [seq for seq in held if seq < last and seq not in {record.seq for record in there}]
+    assert vitals.windows_lost >= len(gone)
+    before = spool.last_seq
+    fill(spool, 2)
+    assert numbers(spool, before) == [before + 1, before + 2]
+    spool.close()
+    shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize("text", [b"", b"x", b"-1", b"9" * 20, b"\xff\xfe", b"\0" * 21, "²".encode()])
+def test_a_damaged_number_of_the_last_acknowledgement_is_none(tmp_path: Path, text: bytes) -> None:
+    spool = Spool(tmp_path, BIG, Vitals())
+    fill(spool, 5)
+    spool.acknowledge(3)
+    spool.close()
+    (tmp_path / "acknowledged").write_bytes(text)
+    spool = Spool(tmp_path, BIG, Vitals())
+    fill(spool, 1)
+    assert numbers(spool) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("text", [b"", b"x" * 300, b"a b", b"\xff\xfe\xff", b"../../x"])
+def test_a_damaged_name_is_replaced(tmp_path: Path, text: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    spool = Spool(tmp_path, BIG, Vitals())
+    before = spool.id
+    fill(spool, 5)
+    spool.close()
+    (tmp_path / "spool-id").write_bytes(text)
+    spool = Spool(tmp_path, BIG, Vitals())
+    assert spool.id != before
+    assert len(spool.id) == 32
+    assert numbers(spool) == [1, 2, 3, 4, 5]
+    assert sum("damaged" in record.message for record in caplog.records) == (1 if text else 0)
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    names = ["1.windows", "x.windows", "²²²²²²²²²²²²²²²²²²²².windows", f"{10**20 - 1}.windows", f"{0:020d}.windows"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"not ours")
+    spool = Spool(tmp_path, BIG, Vitals())
+    fill(spool, 3)
+    assert numbers(spool) == [1, 2, 3]
+    assert all((tmp_path / name).read_bytes() == b"not ours" for name in names)
+
+
+def test_a_file_that_cannot_be_read_does_not_take_the_others_down(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, 80_000, Vitals())
+    fill(spool, 40, 1000)
+    spool.close()
+    first, second, *_ = files(tmp_path)
+    first.unlink()
+    first.mkdir()
+    vitals = Vitals()
+    spool = Spool(tmp_path, 80_000, vitals)
+    following = int(second.name.split(".")[0])
+    assert numbers(spool) == list(range(following, 41))
+    assert vitals.windows_lost_by == {"damage": following - int(first.name.split(".")[0])}
 
 
 def test_a_window_too_large_to_send_is_counted(tmp_path: Path) -> None:

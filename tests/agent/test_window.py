@@ -100,7 +100,10 @@ def test_the_schema_is_the_same_until_subjects_or_labels_change() -> None:
     labelled.label("gpu", GPU, name="H100")
     assert bench.build(one=labelled)[0].hash != first.hash
     gone, _, _ = bench.build(one=reading())
-    assert {t.kind: len(t.subjects) for t in gone.tables if t.subjects} == {pb.SUBJECT_KIND_NODE: 1, pb.SUBJECT_KIND_INSTANCE: 1}
+    assert {t.kind: len(t.subjects) for t in gone.tables if t.subjects} == {
+        pb.SUBJECT_KIND_NODE: 1,
+        pb.SUBJECT_KIND_INSTANCE: 1,
+    }
 
 
 def test_the_order_in_which_readings_come_changes_nothing() -> None:
