@@ -9,7 +9,7 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev
 
-.PHONY: demo test test-kernels bench-agent lint proto docs venv apt clean
+.PHONY: demo test test-kernels bench-agent lint proto docs deb test-deb venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
@@ -49,6 +49,15 @@ apt:
 	@missing=""; for p in $(APT_PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q '^install ok' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing$$missing"; \
 	  $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+# Debian packages of the three services in dist/, for the distribution and the Python of this machine (docs/install.md).
+deb: venv
+	$(BIN)/python packaging/deb/build.py dist
+
+# Installs them where systemd is process 1: in a container, or with ARGS="--machine vm" in qemu.
+test-deb: APT_PACKAGES += mmdebstrap systemd-container qemu-system-x86 e2fsprogs
+test-deb: deb
+	$(SUDO) $(BIN)/python -m tests.packaging.boot dist $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

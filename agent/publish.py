@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-from numpy.random import Generator
 
 from trimtab import TrimtabError
 from trimtab.agent.clock import Clock
@@ -47,7 +47,7 @@ class Publisher:
         hello: Callable[[], pb.Hello],
         refused: Path,
         clock: Clock,
-        rng: Generator,
+        rng: random.Random,
         vitals: Vitals,
     ) -> None:
         # What the settings lack is better said now than in the thread.
@@ -94,7 +94,7 @@ class Publisher:
             self._failures += 1
             backoff_seconds = min(_BACKOFF_SECONDS * 2 ** min(self._failures - 1, 10), _BACKOFF_SECONDS_MAX)
             seconds = FINAL_SECONDS if final else backoff_seconds * self._rng.uniform(0.5, 1.0)
-            self._clock.wait(self._stop, float(seconds))
+            self._clock.wait(self._stop, seconds)
 
     def _stream(self) -> tuple[str, bool]:
         """One stream from start to end: why it ended, and whether for good."""

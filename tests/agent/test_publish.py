@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 from tests.agent.fakes import NODE, Service, schema_of, until, window_of
@@ -50,7 +50,7 @@ class Bench:
             hello=lambda: pb.Hello(node=NODE, spool_id=self.spool.id, first_seq=self.spool.first_seq),
             refused=self.directory / "refused",
             clock=SystemClock(),
-            rng=np.random.default_rng(1),
+            rng=random.Random(1),
             vitals=self.vitals,
         )
 
@@ -346,7 +346,7 @@ def test_without_tls_it_keeps_to_loopback(tmp_path: Path) -> None:
             hello=pb.Hello,
             refused=tmp_path,
             clock=SystemClock(),
-            rng=np.random.default_rng(1),
+            rng=random.Random(1),
             vitals=Vitals(),
         )
     assert caught.value.exit_code == Exit.SETTINGS

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
 from tests.agent.authority import ADDRESS, Authority
@@ -43,7 +43,7 @@ class Host:
             hello=lambda: hello(spool_id=self.spool.id, first_seq=self.spool.first_seq).hello,
             refused=directory / "refused",
             clock=SystemClock(),
-            rng=np.random.default_rng(1),
+            rng=random.Random(1),
             vitals=self.vitals,
         )
 
