@@ -98,10 +98,10 @@ SIGNATURES = (
     Signature(
         "XID",
         0.95,
-        leads=(),
+        leads=(_gpu("fault_xid", 1, 0.5),),
         events=("xid",),
         summary="the driver reported an XID error on {subject}",
-        remedy="Look the XID number up in NVIDIA's catalogue; most need the application restarted or the GPU reset.",
+        remedy="The event names the suspect and what to do; most need the application restarted or the GPU reset.",
     ),
     Signature(
         "ECC error",
@@ -113,7 +113,11 @@ SIGNATURES = (
     Signature(
         "row remap pending",
         0.94,
-        leads=(_gpu("row_remap_failure", 1, 0.5), _gpu("row_remap_pending", 1, 0.5)),
+        leads=(
+            _gpu("row_remap_failure", 1, 0.5),
+            _gpu("row_remap_pending", 1, 0.5),
+            _gpu("retired_pages_pending", 1, 0.5),
+        ),
         summary="{subject} waits for a reset to remap faulty memory rows",
         remedy="Drain the GPU and reset it; replace it when a remap has failed.",
     ),
@@ -152,6 +156,18 @@ SIGNATURES = (
         ),
         summary="the PCIe link of {subject} got worse: {signal} {before} → {after}",
         remedy="Reseat the card or its riser; look for AER messages in the kernel log.",
+    ),
+    Signature(
+        "NVLink degraded",
+        0.9,
+        leads=(
+            _gpu("fault_nvlink", 1, 0.5),
+            _gpu("nvlink_links_up", -1, 0.5),
+            _gpu("nvlink_replays_per_second", 1, 1.0, 3.0, True),
+            _gpu("nvlink_recoveries_per_second", 1, 0.05, 3.0, True),
+        ),
+        summary="the NVLinks of {subject} got worse: {signal} {before} → {after}",
+        remedy="Look for XID 74 and, with switches, the fabric manager's log; reset the GPU; have bridge or baseboard checked.",
     ),
     Signature(
         "out of memory",

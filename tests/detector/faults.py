@@ -90,6 +90,7 @@ FAULTS: dict[str, Fault] = {
     "XID": event(CARD, "xid", 3),
     "GPU lost": together(event(CARD, "gpu_lost"), signals(CARD, 8, lost=1, utilisation_ratio=math.nan, power_watts=math.nan)),
     "PCIe degraded": signals(CARD, 3, pcie_width=4),
+    "NVLink degraded": signals(CARD, 3, nvlink_links_up=17, fault_nvlink=1),
     "CPU contention": together(STARVED, signals(NODE, cpu_other_cores=2.4)),
     "cgroup CPU quota": signals(
         VICTIM, 4, cpu_limit_cores=0.2, cpu_throttled_ratio=0.7, cpu_run_queue_ratio=0.6, cpu_used_cores=0.15

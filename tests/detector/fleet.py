@@ -56,12 +56,13 @@ GPU = {
     "sm_clock_max_hertz": ("Hz", 1.41e9), "throttle_thermal": ("1", 0.0), "throttle_power": ("1", 0.0), "throttle_hardware": ("1", 0.0),
     "ecc_uncorrected_total": ("1", 0.0), "row_remap_pending": ("1", 0.0), "row_remap_failure": ("1", 0.0), "pcie_generation": ("1", 4.0),
     "pcie_width": ("1", 16.0), "pcie_replays_per_second": ("1/s", 0.0), "lost": ("1", 0.0),
+    "fault_xid": ("1", 0.0), "fault_nvlink": ("1", 0.0), "nvlink_links_up": ("1", 18.0),
 }  # fmt: skip
 # What is a state or a count, and does not tremble.
 _STEADY = {
     "cpu_cores", "memory_total_bytes", "cpu_limit_cores", "threads", "workers_ready", "workers_total", "process_restarts",
     "runtime_answers",
-    "power_limit_watts", "sm_clock_max_hertz", "pcie_generation", "pcie_width",
+    "power_limit_watts", "sm_clock_max_hertz", "pcie_generation", "pcie_width", "nvlink_links_up",
 }  # fmt: skip
 KINDS = {
     "node": (pb.SUBJECT_KIND_NODE, NODE),

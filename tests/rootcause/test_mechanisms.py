@@ -43,7 +43,7 @@ def test_mechanism_is_named(mechanism: str) -> None:
     assert 0 < cause.confidence < 1
     assert cause.summary
     assert cause.remedy
-    if mechanism.startswith(("GPU", "ECC", "row", "XID", "PCIe")):
+    if mechanism.startswith(("GPU", "ECC", "row", "XID", "PCIe", "NVLink")):
         assert cause.subject == CARD
     assert cause.subject == CAUSE_SUBJECTS.get(mechanism, cause.subject)
     # A burst that all of them had just before cannot be told from what all of them have now.
