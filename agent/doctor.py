@@ -32,5 +32,5 @@ def _instances(host: Host) -> Check:
         return Check(
             "serving instances", True, ", ".join(f"{i.id} ({i.runtime}: {i.model or 'no model'})" for i in found)
         )
-    remedy = "start TorchServe, or run as a user who may read the other processes' /proc"
+    remedy = "start TorchServe, Triton or vLLM, or run as a user who may read the other processes' /proc"
     return Check("serving instances", None, "none found on this host", remedy)

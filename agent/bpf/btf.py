@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 
-_STRUCT, _UNION = 4, 5
+_STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNCTION = 4, 5, 6, 8, 12
 _QUALIFIERS = {8, 9, 10, 11, 18}  # typedef, volatile, const, restrict, type tag
 
 
@@ -18,6 +18,10 @@ class _Type(ctypes.Structure):
 
 class _Member(ctypes.Structure):
     _fields_ = (("name", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
+
+
+class _Enumerator(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_uint32), ("value", ctypes.c_int32))
 
 
 class KernelTypes:
@@ -49,6 +53,30 @@ class KernelTypes:
             type_id, member_bits = found
             bits += member_bits
         return bits // 8
+
+    def tracepoint(self, name: str) -> int:
+        """The type of a tracepoint's arguments. Raises LookupError where this kernel has no such tracepoint."""
+        return self._named(f"btf_trace_{name}", _TYPEDEF)
+
+    def function(self, name: str) -> int:
+        """The type of a function of the kernel. Raises LookupError where this kernel has none."""
+        return self._named(name, _FUNCTION)
+
+    def enumerator(self, enum: str, name: str) -> int | None:
+        """The value of one of its names; None where this kernel has none."""
+        try:
+            address, found = self._type(self._named(enum, _ENUM))
+        except LookupError:
+            return None
+        values = (_Enumerator * (found.info & 0xFFFF)).from_address(address + ctypes.sizeof(_Type))
+        named = {self._libbpf.btf__name_by_offset(self._btf, each.name): each.value for each in values}
+        return named.get(name.encode())
+
+    def _named(self, name: str, kind: int) -> int:
+        type_id: int = self._libbpf.btf__find_by_name_kind(self._btf, name.encode(), kind)
+        if type_id <= 0:
+            raise LookupError(f"this kernel has no {name}")
+        return type_id
 
     def _type(self, type_id: int) -> tuple[int, _Type]:
         address: int = self._libbpf.btf__type_by_id(self._btf, type_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 
 from trimtab import Check
@@ -16,9 +17,16 @@ BTF = Path("/sys/kernel/btf/vmlinux")
 KPROBES = Path("/sys/bus/event_source/devices/kprobe/type")
 
 TRACEPOINTS = ("tcp_probe", "tcp_rcv_space_adjust", "inet_sock_set_state", "tcp_retransmit_skb")
-SENT_HOOKS = ("tcp_sendmsg_locked", "sock_send_length")
-"""Tracepoints that see an answer go, best first; where there is none, a kprobe on tcp_sendmsg does."""
-SENT_KPROBE = "tcp_sendmsg"
+SENT = "tcp_sendmsg_locked"
+"""A tracepoint that sees an answer go, with its first bytes; the function of the same name does, where there is none."""
+
+
+class SentHook(Enum):
+    """How it is seen."""
+
+    TRACEPOINT = "tracepoint"
+    FUNCTION = "function"
+
 
 _RIGHTS_REMEDY = "run the agent as root or with CAP_BPF and CAP_PERFMON"
 # r1 = r10 - 8; *r1 = 0; r2 = 8; r3 = 0; bpf_probe_read_kernel(); r0 = 0; exit
@@ -42,14 +50,16 @@ def what_is_missing() -> list[Check]:
     return [_bcc(), _btf(), *_kernel()]
 
 
-def sent_hook() -> str | None:
-    """The name of the hook that sees an answer go on this host; None where there is none. Raises OSError without the rights."""
+def sent_hook() -> SentHook | None:
+    """How an answer is seen to go on this host; None where it cannot be. Raises OSError without the rights."""
     program = syscall.load_raw_tracepoint_program(_READS_KERNEL)
     try:
-        tracepoint = next((name for name in SENT_HOOKS if _attaches(name, program)), None)
+        if _attaches(SENT, program):
+            return SentHook.TRACEPOINT
     finally:
         os.close(program)
-    return tracepoint or (SENT_KPROBE if KPROBES.exists() else None)
+    # Kernels that have kprobes are built to be traced by function too: the one is seen without loading anything.
+    return SentHook.FUNCTION if KPROBES.exists() else None
 
 
 def _bcc() -> Check:
@@ -88,12 +98,11 @@ def _kernel() -> Iterator[Check]:
         yield Check("eBPF hooks", True, ", ".join(TRACEPOINTS))
     sent = sent_hook()
     if sent:
-        yield Check("eBPF answer hook", True, sent)
+        yield Check("eBPF answer hook", True, f"{sent.value} {SENT}")
     else:
-        detail = f"no hook sees an answer go: neither {' nor '.join(SENT_HOOKS)}, nor kprobes"
-        yield Check(
-            "eBPF answer hook", False, detail, "use a kernel of version 6.3 or newer, or one with CONFIG_KPROBES"
-        )
+        detail = f"no hook sees an answer go: neither the tracepoint {SENT}, nor functions"
+        remedy = "use a kernel with CONFIG_KPROBES and CONFIG_FUNCTION_TRACER, or of version 6.16 or newer"
+        yield Check("eBPF answer hook", False, detail, remedy)
 
 
 def _attaches(name: str, program: int) -> bool:

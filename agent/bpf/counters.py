@@ -1,74 +1,46 @@
-"""The maps of latency.c, seen from here: which ports it watches, and what it has counted for each.
+"""The maps of latency.c, seen from here: which ports it watches, what it is told, and what it has counted for each.
 
-The counts are read through shared memory: no system call, and no copy but of the instances that are asked for.
+All but the names of the ports goes through shared memory: no system call, and no copy but of the instances that are asked for.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from collections import deque
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.agent.bpf import syscall
-from trimtab.agent.bpf.capability import SENT_KPROBE, TRACEPOINTS, sent_hook
+from trimtab.agent.bpf.layout import INSTANCES_MAX
 from trimtab.agent.bpf.loader import Program
-from trimtab.agent.bpf.source import Source
+from trimtab.agent.bpf.slots import Slots
 from trimtab.agent.sketch.loglinear import BUCKETS
 
 Endpoint = tuple[int, int]
 """Inode of the network namespace (0: any) and port."""
 
-INSTANCE = np.dtype(
-    [
-        ("answered", "<u8"),
-        ("aborted", "<u8"),
-        ("started", "<u8"),
-        ("connections", "<u8"),
-        ("retransmits", "<u8"),
-        ("latency_sum_ns", "<u8"),
-        ("queue_sum_ns", "<u8"),
-        ("latency", "<u4", (BUCKETS,)),
-        ("queue", "<u4", (BUCKETS,)),
-    ]
+_COUNTS = (
+    *("answered", "aborted", "dropped", "started", "connections", "retransmits", "errors", "client_errors"),
+    *("unmeasured", "http2", "tls", "other", "generation"),
+    *("latency_sum_ns", "queue_sum_ns", "duration_sum_ns"),
 )
-"""`struct instance` of latency.c. Everything in it only grows, the buckets modulo 2^32."""
+INSTANCE = np.dtype(
+    [("counts", [(name, "<u8") for name in _COUNTS])]
+    + [(name, "<u4", (BUCKETS,)) for name in ("latency", "queue", "duration")]
+)
+"""`struct instance` of connection.c. Everything in it only grows, the buckets modulo 2^32."""
 
-INSTANCES_MAX = 128
-"""How many instances are watched at once on one host."""
+CONTROL = np.dtype(
+    [("sample_below", "<u8"), ("queue_since_ns", "<u8"), ("epoch", "<u8"), ("tracked", "<i8"), ("untracked", "<u8")]
+)
+"""`struct control` of connection.c."""
 
-_OFFSETS = {
-    "SOCK_PORT": ("sock.__sk_common.skc_num",),
-    "SOCK_NET": ("sock.__sk_common.skc_net.net",),
-    "NET_INODE": ("net.ns.inum",),
-    "TCP_WRITE_SEQ": ("tcp_sock.write_seq",),
-    "TCP_RCV_NXT": ("tcp_sock.rcv_nxt",),
-    "TCP_COPIED_SEQ": ("tcp_sock.copied_seq",),
-    "SKB_END_SEQ": ("sk_buff.cb", "tcp_skb_cb.end_seq"),
-    "SKB_FLAGS": ("sk_buff.cb", "tcp_skb_cb.tcp_flags"),
-}
+_PORTS = 65536
 _BY_NAMESPACE = 0xFFFFFFFE
-"""BY_NAMESPACE of latency.c."""
-
-
-def source(sampling_probability: float) -> Source:
-    """latency.c, with the best hook that this host has for the answer. Raises OSError without the rights to look."""
-    sent = sent_hook() or SENT_KPROBE
-    is_kprobe = sent == SENT_KPROBE
-    return Source(
-        file="latency.c",
-        maps=("watched", "instances"),
-        raw_tracepoints=TRACEPOINTS if is_kprobe else (*TRACEPOINTS, sent),
-        kprobes=(sent,) if is_kprobe else (),
-        offsets=_OFFSETS,
-        flags={
-            f"SENT_BY_{sent.upper()}": "1",
-            "SAMPLE_BELOW": f"{round(sampling_probability * 2**32)}ULL",
-            "INSTANCES_MAX": str(INSTANCES_MAX),
-        },
-    )
+"""BY_NAMESPACE of connection.c."""
 
 
 class Counters:
@@ -76,31 +48,80 @@ class Counters:
 
     def __init__(self, program: Program) -> None:
         self._watched_fd = program.maps["watched"]
-        memory = mmap.mmap(
-            program.maps["instances"], INSTANCES_MAX * INSTANCE.itemsize, mmap.MAP_SHARED, mmap.PROT_READ
-        )
-        self._instances = np.frombuffer(memory, INSTANCE, INSTANCES_MAX)
-        self._slots: dict[Endpoint, int] = {}
-        # The slot that was given up longest ago is taken first: connections of its old owner are gone by then.
-        self._free = deque(range(INSTANCES_MAX))
+        self._instances = _shared(program.maps["instances"], INSTANCE, INSTANCES_MAX)
+        self._control = _shared(program.maps["controls"], CONTROL, 1)[0]
+        self._ports = _shared(program.maps["ports"], np.dtype("u1"), _PORTS // 8)
+        self._slots: Slots[Endpoint] = Slots(INSTANCES_MAX)
+        self._left_over: dict[Endpoint, int] = {}
         self._in_kernel: dict[Endpoint, int] = {}
 
     def watch(self, endpoints: set[Endpoint]) -> set[Endpoint]:
         """Watch these and no others; the ones that found no room are returned. Raises OSError."""
-        for gone in self._slots.keys() - endpoints:
-            self._free.append(self._slots.pop(gone))
-        for endpoint in sorted(endpoints - self._slots.keys())[: len(self._free)]:
-            self._slots[endpoint] = self._free.popleft()
+        come, gone = self._slots.watch(endpoints)
+        for slot in gone.values():
+            # Its connections are strangers from here on, whoever is given the slot.
+            self._instances["counts"]["generation"][slot] += 1
+        for endpoint, slot in come.items():
+            # What they left behind, in flight for ever.
+            self._left_over[endpoint] = _in_flight(self._instances[slot])
+        slots = self._slots.of()
         # The kernel looks for the port first, and reads the namespace only of sockets that have it.
-        wanted = {(0, port): _BY_NAMESPACE for _, port in self._slots} | self._slots
+        wanted = {(0, port): _BY_NAMESPACE for _, port in slots} | slots
         for endpoint, slot in wanted.items() - self._in_kernel.items():
             syscall.map_update(self._watched_fd, struct.pack("<II", *endpoint), struct.pack("<I", slot))
-        for gone in self._in_kernel.keys() - wanted.keys():
-            syscall.map_delete(self._watched_fd, struct.pack("<II", *gone))
+        bits = np.zeros(_PORTS, dtype=bool)
+        bits[[port for _, port in slots]] = True
+        self._ports[:] = np.packbits(bits, bitorder="little")
+        for endpoint in self._in_kernel.keys() - wanted.keys():
+            syscall.map_delete(self._watched_fd, struct.pack("<II", *endpoint))
         self._in_kernel = wanted
-        return endpoints - self._slots.keys()
+        return endpoints - slots.keys()
+
+    def forget(self) -> None:
+        """Watch nothing. Connections that are open now are strangers from here on: what happened on them was not seen.
+
+        Raises OSError.
+        """
+        self.watch(set())
+        self._control["epoch"] += 1
+        self._control["tracked"] = 0
+
+    def sample(self, probability: float) -> None:
+        """Let a part of the requests that end from now on enter the sketches."""
+        self._control["sample_below"] = round(probability * 2**32)
+
+    def queue_since(self, monotonic_ns: int) -> None:
+        """Leave the waiting of the requests that arrived before out of the sketches."""
+        self._control["queue_since_ns"] = monotonic_ns
 
     def read(self, endpoint: Endpoint) -> NDArray[np.void]:
         """A copy of what is counted for a watched endpoint: INSTANCE, no dimensions."""
-        copy: NDArray[np.void] = self._instances[self._slots[endpoint]].copy()
+        copy: NDArray[np.void] = self._instances[self._slots.of()[endpoint]].copy()
         return copy
+
+    @staticmethod
+    def counts(counted: NDArray[np.void]) -> dict[str, int]:
+        """The plain counts in such a copy, by name."""
+        return dict(zip(_COUNTS, counted["counts"].item(), strict=True))
+
+    def in_flight(self, endpoint: Endpoint, counted: NDArray[np.void]) -> int:
+        """How many of the requests in such a copy have not ended."""
+        return max(0, _in_flight(counted) - self._left_over[endpoint])
+
+    def untracked(self) -> int:
+        """How many connections found no room, ever."""
+        return int(self._control["untracked"])
+
+    def slots(self) -> Mapping[Endpoint, int]:
+        """By what number the kernel knows each endpoint that is watched."""
+        return self._slots.of()
+
+
+def _in_flight(counted: NDArray[np.void]) -> int:
+    counts = Counters.counts(counted)
+    return counts["started"] - counts["answered"] - counts["aborted"] - counts["dropped"]
+
+
+def _shared(map_fd: int, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+    memory = mmap.mmap(map_fd, count * dtype.itemsize, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+    return np.frombuffer(memory, dtype, count)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -19,10 +18,9 @@ from trimtab.agent.bpf.source import Source
 from trimtab.agent.registry import Unavailable
 
 DEADLINE_SECONDS = 20.0
+REMEDY = "run `trimtab doctor`"
 
 _DESCRIPTORS_MAX = 64
-_EVENT_ENABLE, _EVENT_DISABLE = 0x2400, 0x2401  # PERF_EVENT_IOC_*
-_REMEDY = "run `trimtab doctor`"
 # One compiler at a time: each takes 120 MB for its half second.
 _compiling = threading.Lock()
 
@@ -34,17 +32,16 @@ class Program:
         self._open = set(descriptors.values())
         self.maps = _of("map", descriptors)
         """Descriptors of the maps, by name."""
-        self.programs = _of("program", descriptors)
+        self._typed = _of("typed", descriptors)
+        self.programs = _of("program", descriptors) | self._typed
         """Descriptors of what runs at its hooks, by hook."""
-        self._events = _of("event", descriptors)
         self._attached: dict[str, int] = {}
 
     def switch(self, hook: str, on: bool) -> None:
         """Attach a hook, or detach it. Raises OSError."""
-        if hook in self._events:
-            fcntl.ioctl(self._events[hook], _EVENT_ENABLE if on else _EVENT_DISABLE, 0)
-        elif on and hook not in self._attached:
-            self._attached[hook] = syscall.attach_raw_tracepoint(hook, self.programs[hook])
+        if on and hook not in self._attached:
+            name = None if hook in self._typed else hook
+            self._attached[hook] = syscall.attach_raw_tracepoint(name, self.programs[hook])
         elif not on and hook in self._attached:
             os.close(self._attached.pop(hook))
 
@@ -63,8 +60,8 @@ def require() -> None:
             raise Unavailable(check.detail, check.remedy)
 
 
-def load(source: Source) -> Program:
-    """Load a program and attach all its hooks, in their order, on a host where `require` found nothing amiss. Takes half a second.
+def load(source: Source, attach: bool = True) -> Program:
+    """Load a program and `attach` all its hooks, in their order, where `require` found nothing amiss. Takes half a second.
 
     Raises Unavailable.
     """
@@ -72,13 +69,13 @@ def load(source: Source) -> Program:
         with _compiling:
             program = Program(_run_child(source))
     except OSError as error:
-        raise Unavailable(f"the eBPF loader could not be started: {error}", _REMEDY) from error
+        raise Unavailable(f"the eBPF loader could not be started: {error}", REMEDY) from error
     try:
-        for hook in program.programs:
-            program.switch(hook, on=True)  # a kprobe is on already
+        for hook in program.programs if attach else ():
+            program.switch(hook, on=True)
     except OSError as error:
         program.close()
-        raise Unavailable(f"{source.file}: {hook} was not attached: {error}", _REMEDY) from error
+        raise Unavailable(f"{source.file}: {hook} was not attached: {error}", REMEDY) from error
     return program
 
 
@@ -104,14 +101,14 @@ def _run_child(source: Source) -> dict[str, int]:
         try:
             names, descriptors, _, _ = socket.recv_fds(ours, 4096, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         except TimeoutError:
-            raise Unavailable(f"loading the eBPF program took longer than {DEADLINE_SECONDS:.0f} s", _REMEDY) from None
+            raise Unavailable(f"loading the eBPF program took longer than {DEADLINE_SECONDS:.0f} s", REMEDY) from None
         finally:
             child.kill()
             child.wait()
         if not names:
             stderr.seek(0)
             raise Unavailable(
-                f"the eBPF program was not loaded: {_reason(stderr.read().decode(errors='replace'))}", _REMEDY
+                f"the eBPF program was not loaded: {_reason(stderr.read().decode(errors='replace'))}", REMEDY
             )
     return dict(zip(json.loads(names), descriptors, strict=True))
 

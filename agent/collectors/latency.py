@@ -1,26 +1,39 @@
-"""Request latency, queueing and traffic of each serving instance, measured in the kernel (docs/ebpf.md)."""
+"""The requests of each serving instance, measured in the kernel (docs/ebpf.md).
+
+Cost: 0.7 µs of CPU a request, both ends on the host; a reading 0.1 ms, and 35 µs more an instance.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.agent.bpf import loader
-from trimtab.agent.bpf.counters import INSTANCES_MAX, Counters, Endpoint, source
+from trimtab.agent.bpf import loader, syscall
+from trimtab.agent.bpf.counters import Counters, Endpoint
+from trimtab.agent.bpf.layout import INSTANCES_MAX, source
+from trimtab.agent.probes import Probe
 from trimtab.agent.registry import Host, Instance, Reading, Signal
 from trimtab.agent.sketch.loglinear import Sketch
 
 log = logging.getLogger(__name__)
 
-_SKETCHES = {"request_latency": "latency", "request_queue": "queue"}
+_QUEUE_HOOK = "tcp_rcv_space_adjust"
+_SKETCHES = {"request_latency": "latency", "request_duration": "duration", "request_queue": "queue"}
 _RATES = {
     "requests_per_second": "answered",
+    "request_errors_per_second": "errors",
+    "request_client_errors_per_second": "client_errors",
     "requests_aborted_per_second": "aborted",
+    "requests_unmeasured_per_second": "unmeasured",
     "connections_per_second": "connections",
     "tcp_retransmits_per_second": "retransmits",
 }
+_REASONS = {"http2": "HTTP/2", "tls": "TLS", "other": "not HTTP"}
+"""Why a connection is not measured, as a label says it."""
+_NEVER_NS = (1 << 64) - 1
 
 
 class Latency:
@@ -29,8 +42,11 @@ class Latency:
     name = "latency"
     signals = (
         Signal("request_latency", "s", "arrival of the request → first byte of the answer", "instance", sketch=True),
+        Signal("request_duration", "s", "arrival of the request → last send of the answer", "instance", sketch=True),
         Signal("request_queue", "s", "arrival of the request → the server reads it", "instance", sketch=True),
         Signal("requests_per_second", "1/s", "requests answered; all of them, sampled or not", "instance", rate=True),
+        Signal("request_errors_per_second", "1/s", "answers with a status of 500 and above", "instance", rate=True),
+        Signal("request_client_errors_per_second", "1/s", "answers with a status of 400 to 499", "instance", rate=True),
         Signal(
             "requests_aborted_per_second",
             "1/s",
@@ -38,49 +54,112 @@ class Latency:
             "instance",
             rate=True,
         ),
+        Signal(
+            "requests_unmeasured_per_second",
+            "1/s",
+            "requests answered whose latency cannot be known, as of pipelined ones",
+            "instance",
+            rate=True,
+        ),
         Signal("requests_in_flight", "1", "requests that arrived and have no answer yet", "instance"),
         Signal("connections_per_second", "1/s", "connections accepted by the kernel", "instance", rate=True),
+        Signal(
+            "connections_unmeasured_per_second",
+            "1/s",
+            "connections found to speak HTTP/2, TLS or no HTTP: their requests are unknown; the label latency_unknown names it",
+            "instance",
+            rate=True,
+        ),
         Signal("tcp_retransmits_per_second", "1/s", "segments sent again to clients", "instance", rate=True),
+        Signal(
+            "connections_untracked_per_second", "1/s", "connections that the probes had no room for", "node", rate=True
+        ),
+        Signal("probe_misses_per_second", "1/s", "runs of request probes that the kernel left out", "node", rate=True),
     )
 
     def open(self, host: Host) -> None:
-        self._probability = host.probes.sampling_probability
-        self._program = _load(self._probability)
+        loader.require()
+        self._host = host
+        self._program = loader.load(source())
         self._counters = Counters(self._program)
+        self._sample()
+        hooks = [hook for hook in self._program.programs if hook != _QUEUE_HOOK]
+        self._requests = Probe("requests", self._program, hooks)
+        self._queue = Probe("request queue", self._program, (_QUEUE_HOOK,))
+        host.probes.add(self._requests, self._queue)
         self._before: dict[Endpoint, NDArray[np.void]] = {}
+        self._of_host: dict[str, int] = {}
         self._full = False
 
     def read(self, reading: Reading) -> None:
+        has_queue = self._follow_switches()
         watched = {(instance.netns, instance.port): instance for instance in reading.instances}
         left_out = self._counters.watch(set(watched))
         if left_out and not self._full:
             log.warning("request latency: only %d instances are watched; unknown for the rest", INSTANCES_MAX)
         self._full = bool(left_out)
+        self._host.remotes.offer(self._program.maps["remotes"], self._counters.slots())
         now = {endpoint: self._counters.read(endpoint) for endpoint in watched.keys() - left_out}
         for endpoint in now.keys() & self._before.keys():
-            self._fill(reading, watched[endpoint], self._before[endpoint], now[endpoint])
+            self._fill(reading, watched[endpoint], self._before[endpoint], now[endpoint], has_queue)
+            in_flight = self._counters.in_flight(endpoint, now[endpoint])
+            reading.set("instance", watched[endpoint].id, "requests_in_flight", in_flight)
         self._before = now
+        self._fill_host(reading)
+        self._sample()
 
     def close(self) -> None:
+        self._host.probes.remove(self._requests, self._queue)
+        self._host.remotes.withdraw()
         del self._counters
         self._program.close()
 
-    def _fill(self, reading: Reading, instance: Instance, before: NDArray[np.void], now: NDArray[np.void]) -> None:
+    def _follow_switches(self) -> bool:
+        """Start anew where a probe was not on for the whole window; whether the reads of the server were all seen."""
+        if not self._requests.whole():
+            self._counters.forget()
+            self._host.remotes.withdraw()
+            self._before = {}
+        has_queue = self._queue.whole()
+        if not has_queue:
+            # The kernel's clock, which is not to be injected.
+            self._counters.queue_since(time.monotonic_ns() if self._queue.on else _NEVER_NS)
+        return has_queue
+
+    def _sample(self) -> None:
+        """Later changes count from the next window on, so that a window has one probability."""
+        self._probability = self._host.probes.sampling_probability
+        self._counters.sample(self._probability)
+
+    def _fill(
+        self, reading: Reading, instance: Instance, before: NDArray[np.void], now: NDArray[np.void], has_queue: bool
+    ) -> None:
+        total, earlier = self._counters.counts(now), self._counters.counts(before)
+        rise = {name: total[name] - earlier[name] for name in total}
         for signal, field in _RATES.items():
-            reading.set("instance", instance.id, signal, int(now[field] - before[field]) / reading.seconds)
-        in_flight = int(now["started"]) - int(now["answered"]) - int(now["aborted"])
-        reading.set("instance", instance.id, "requests_in_flight", max(0, in_flight))
+            reading.set("instance", instance.id, signal, rise[field] / reading.seconds)
+        unmeasured = sum(rise[reason] for reason in _REASONS)
+        reading.set("instance", instance.id, "connections_unmeasured_per_second", unmeasured / reading.seconds)
+        reasons = [text for reason, text in _REASONS.items() if total[reason]]
+        if reasons:
+            reading.label("instance", instance.id, latency_unknown=", ".join(reasons))
         for signal, field in _SKETCHES.items():
-            # Unsigned, so that a bucket that went past 2^32 still gives the right difference.
-            counts = (now[field] - before[field]).astype(np.int64)
-            if counts.any():
-                seconds = int(now[f"{field}_sum_ns"] - before[f"{field}_sum_ns"]) / 1e9
-                reading.sketch("instance", instance.id, signal, Sketch(counts, seconds, self._probability))
+            sum_ns = rise[f"{field}_sum_ns"]
+            if sum_ns and (has_queue or field != "queue"):
+                # Unsigned, so that a bucket that went past 2^32 still gives the right difference.
+                counts = (now[field] - before[field]).astype(np.int64)
+                if counts.any():
+                    sketch = Sketch(counts, sum_ns / 1e9, self._probability)
+                    reading.sketch("instance", instance.id, signal, sketch)
 
-
-def _load(sampling_probability: float) -> loader.Program:
-    loader.require()
-    return loader.load(source(sampling_probability))
+    def _fill_host(self, reading: Reading) -> None:
+        now = {
+            "connections_untracked_per_second": self._counters.untracked(),
+            "probe_misses_per_second": sum(map(syscall.program_misses, self._program.programs.values())),
+        }
+        for signal in now.keys() & self._of_host.keys():
+            reading.set("node", self._host.node, signal, (now[signal] - self._of_host[signal]) / reading.seconds)
+        self._of_host = now
 
 
 COLLECTOR = Latency
