@@ -134,7 +134,11 @@ def _readable(source: int, seconds: float) -> bool:
 
 def main(arguments: list[str]) -> int:
     """Exit code 0 when weights are neutral or need not be."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # The journal knows the time by itself.
+    time_of_day = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
+    logging.basicConfig(
+        level=logging.INFO, format=f"{time_of_day}%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     if len(arguments) == 2 and arguments[0] == "--now":
         return 0 if restore(Ledger(Path(arguments[1])), lambda: True, seconds=3.0) else 1
     if len(arguments) != 1:

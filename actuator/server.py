@@ -31,11 +31,11 @@ log = logging.getLogger("trimtab.actuator")
 
 
 def run(
-    settings: ActuatorSettings, tls: Tls, state: Path, clock: Clock, stop: threading.Event, ready: Callable[[], None]
+    settings: ActuatorSettings, tls: Tls, state: Path, clock: Clock, stop: threading.Event, beat: Callable[[], None]
 ) -> None:
     """Steer until `stop`. `state` is a directory that is ours. Raises TrimtabError when it cannot start.
 
-    Starts from neutral weights, and leaves neutral weights behind.
+    Starts from neutral weights, and leaves neutral weights behind. Calls `beat` after every decision.
     """
     ledger_path = state / "steered.json"
     ledger = Ledger(ledger_path)
@@ -52,9 +52,10 @@ def run(
         deadman = DeadMan(ledger_path, clock)
         try:
             actuator.step(deadman.beat())
-            ready()
+            beat()
             while not clock.wait(stop, STEP_SECONDS):
                 actuator.step(deadman.beat())
+                beat()
         finally:
             deadman.close(actuator.let_go())
 

@@ -55,7 +55,8 @@ class Arrival:
             return len(self.refusal)
         subjects = sum(len(table.subjects) for table in self.window.schema.tables)
         sketches = sum(sketches.dense.nbytes for sketches in self.window.sketches)
-        return subjects * ROW_BYTES_MAX + len(self.window.events) * EVENT_BYTES_MAX + sketches
+        talkers = sum(2 * talkers.ByteSize() for talkers in self.window.talkers)
+        return subjects * ROW_BYTES_MAX + len(self.window.events) * EVENT_BYTES_MAX + sketches + talkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Writer:
         """`stored` is told of the windows of each transaction, after it."""
         self.inbox: Inbox[Item] = Inbox()
         self.lost = threading.Event()
+        self.turns = 0
+        """Grows at least every ten seconds while the thread is alive and no statement hangs."""
         self._connection: Connection = store.cursor()
         self._appender = appender
         self._ledger = Ledger()
@@ -123,6 +126,7 @@ class Writer:
 
     def _write_on(self) -> None:
         while not (self._stop.is_set() and self._idle()):
+            self.turns += 1
             items = self.inbox.take(ITEMS_MAX, IDLE_SECONDS)
             if items and len(items) < ITEMS_MAX and not self._clock.wait(self._stop, GATHER_SECONDS):
                 items += self.inbox.take(ITEMS_MAX - len(items), 0)
@@ -139,6 +143,7 @@ class Writer:
         """Until it worked, or the collector stops: then the agents still have what was not acknowledged."""
         backoff = 0.1
         while True:
+            self.turns += 1
             try:
                 fresh, marks = self._transact(items, [rows for rows, _ in saves])
                 break

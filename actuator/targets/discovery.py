@@ -19,7 +19,7 @@ _CANDIDATES_MAX = 64
 """Most sockets that are asked whether they are an HAProxy's; each may take seconds not to answer."""
 _LOOK_SECONDS = 10.0
 COMMON = ("/run/haproxy/admin.sock", "/run/haproxy.sock", "/var/lib/haproxy/stats")
-_UNIX_TABLE = Path("/proc/net/unix")
+_UNIX_TABLE = Path("/proc/self/net/unix")
 _ROW = re.compile(r"^[0-9a-f]+: [0-9A-F]+ [0-9A-F]+ ([0-9A-F]{8}) [0-9A-F]{4} [0-9A-F]{2} +(\d+) (/.*)$", re.MULTILINE)
 """Flags, inode and path of a socket that has a path; a path may hold anything but NUL, line ends too."""
 _ACCEPTS = 0x10000

@@ -14,8 +14,8 @@ from trimtab.agent.bpf import syscall
 from trimtab.agent.probes import Probe
 
 NOMINAL: dict[str, tuple[str, float]] = {
-    "requests": ("segments", 150e-9),
-    "request queue": ("segments", 60e-9),
+    "requests": ("segments", 120e-9),
+    "request queue": ("segments", 40e-9),
     "tcp": ("segments", 20e-9),
     "scheduler": ("switches", 300e-9),
 }

@@ -25,6 +25,8 @@ class _Lazy(click.Group):
         "incidents": "trimtab.detector.cli:incidents",
         "nodes": "trimtab.collector.cli:nodes",
         "query": "trimtab.collector.cli:query",
+        "latency": "trimtab.collector.latency_cli:latency",
+        "talkers": "trimtab.collector.talkers_cli:talkers",
         "weights": "trimtab.actuator.cli:weights",
         "doctor": "trimtab.doctor:doctor",
     }
@@ -41,7 +43,10 @@ class _Lazy(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("trimtab"):
                 raise
-            message = f"`trimtab {cmd_name}` needs {error.name}: pip install 'trimtab[agent,collector,actuator]'"
+            remedy = (
+                "install trimtab-collector, which has every command, or pip install 'trimtab[agent,collector,actuator]'"
+            )
+            message = f"`trimtab {cmd_name}` needs {error.name}: {remedy}"
             raise TrimtabError(message, Exit.SETTINGS) from error
         return command
 
@@ -56,10 +61,11 @@ class _Lazy(click.Group):
 def cli(ctx: click.Context, config: Path | None, verbose: bool) -> None:
     """Find the degraded serving instance, say why, and move traffic away from it."""
     from trimtab.agent.settings import read  # noqa: PLC0415 - `--help` and `--version` need neither
+    from trimtab.logs import set_up  # noqa: PLC0415
     from trimtab.settings import Settings  # noqa: PLC0415
 
     level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    set_up(level, ctx.invoked_subcommand or "", os.environ)
     default = Path("/etc/trimtab/trimtab.toml")
     ctx.obj = read(config or (default if default.exists() else None), Settings)
 

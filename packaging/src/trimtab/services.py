@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import msgspec
 
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.settings import state_dir
+from trimtab.notify import Notify
 from trimtab.settings import Settings
 
 log = logging.getLogger("trimtab")
@@ -33,7 +33,13 @@ def agent(settings: Settings, state: Path | None) -> None:
     """Sample this host, and send what it sees to the collector."""
     from trimtab.agent.service import run  # noqa: PLC0415 - each host imports only what it runs
 
-    run(settings.agent, settings.tls, _below(state, "agent"), SystemClock(), _until_told(), _ready("agent"))
+    notify = Notify(os.environ)
+    notify.expect(settings.agent.window_seconds)
+    own = settings.agent
+    status = f"a window every {own.window_seconds:g} s, to the collector at {own.collector}"
+    stop, beat = _until_told(notify), _beat(notify, "agent", status)
+    # It lives without a disk, if need be: a host whose disk has failed is one to look at.
+    run(own, settings.tls, _own(state, "agent", required=False), SystemClock(), stop, beat)
 
 
 @click.command()
@@ -45,9 +51,10 @@ def collector(settings: Settings, state: Path | None) -> None:
     from trimtab.detector.watch import Watch  # noqa: PLC0415
     from trimtab.rootcause.rank import Ranking  # noqa: PLC0415
 
+    notify = Notify(os.environ)
     watch = Watch(settings.detector, Ranking(), settings.rootcause.history_seconds)
-    stop, ready = _until_told(), _ready("collector")
-    run(settings.collector, settings.tls, _below(state, "collector"), SystemClock(), watch, stop, ready)
+    stop, beat = _until_told(notify), _beat(notify, "collector", f"listens on {settings.collector.listen}")
+    run(settings.collector, settings.tls, _own(state, "collector"), SystemClock(), watch, stop, beat)
 
 
 @click.command()
@@ -57,32 +64,39 @@ def actuator(settings: Settings, state: Path | None) -> None:
     """Follow the collector, and move the balancers' weights within the guard."""
     from trimtab.actuator.server import run  # noqa: PLC0415
 
+    notify = Notify(os.environ)
     # Agent and actuator of one host go by one name, or the actuator would not know this host's loopback addresses for its own.
     own = msgspec.structs.replace(settings.actuator, node=settings.actuator.node or settings.agent.node)
-    run(own, settings.tls, _below(state, "actuator"), SystemClock(), _until_told(), _ready("actuator"))
+    status = f"mode {own.mode}; follows the collector at {own.collector}, serves weights on {own.listen}"
+    stop, beat = _until_told(notify), _beat(notify, "actuator", status)
+    run(own, settings.tls, _own(state, "actuator"), SystemClock(), stop, beat)
 
 
-def _below(state: Path | None, service: str) -> Path:
-    return state_dir(state_dir(state) / service)
+def _own(state: Path | None, service: str, required: bool = True) -> Path:
+    """The service's own directory: systemd's StateDirectory= as it is, for its parent is not ours; else one below the state directory."""
+    if state is None and os.environ.get("STATE_DIRECTORY"):
+        return state_dir(None, required)
+    return state_dir(state_dir(state, required) / service, required)
 
 
-def _until_told() -> threading.Event:
+def _until_told(notify: Notify) -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
+
+    def told(*_: object) -> None:
+        notify.stopping()
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, told)
     return stop
 
 
-def _ready(service: str) -> Callable[[], None]:
-    """Says, once, that the service works: in the log, and to systemd where it is the one that asked (sd_notify(3))."""
+def _beat(notify: Notify, service: str, status: str) -> Callable[[], None]:
+    """Tells systemd of each beat of the service's heart, and once `status`; and the log, once, that it is ready."""
 
-    def ready() -> None:
-        log.info("%s is ready", service)
-        address = os.environ.get("NOTIFY_SOCKET")
-        if address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-                notify.connect("\0" + address[1:] if address.startswith("@") else address)
-                notify.sendall(b"READY=1")
+    def beat() -> None:
+        if notify.beat(status):
+            log.info("%s is ready", service)
 
-    return ready
+    return beat
