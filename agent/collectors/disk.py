@@ -1,22 +1,25 @@
-"""Physical disks, from /proc/diskstats. Cost: 0.2 ms a window.
+"""Disks of the host, from /proc/diskstats. Cost: 0.1 ms a window.
 
 Loop, RAM and device-mapper disks are left out: their work shows on the disk below.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
-
+from trimtab.agent import procfs
 from trimtab.agent.counters import Rise
+from trimtab.agent.disks import DiskStats, Hardware, diskstats
 from trimtab.agent.registry import Host, Reading, Signal
 
-BLOCK_DEVICES = Path("/sys/block")
+_RATES = {
+    "read_bytes_per_second": "read_bytes",
+    "write_bytes_per_second": "write_bytes",
+    "reads_per_second": "reads",
+    "writes_per_second": "writes",
+}
 
 
 class Disk:
-    """The busiest and the slowest disk, and how much all of them moved."""
+    """Each disk; and of the node the busiest and the slowest one, and how much all of them moved."""
 
     name = "disk"
     signals = (
@@ -29,50 +32,61 @@ class Disk:
         ),
         Signal("disk_read_bytes_per_second", "bytes/s", "read from all disks", "node", rate=True),
         Signal("disk_write_bytes_per_second", "bytes/s", "written to all disks", "node", rate=True),
+        Signal("busy_ratio", "1", "share of the window in which it had work", "disk"),
+        Signal("await_seconds", "s", "mean time of a read or write; unknown if there was none", "disk"),
+        Signal("in_flight", "1", "requests that it has not done yet", "disk"),
+        Signal("read_bytes_per_second", "bytes/s", "read from it", "disk", rate=True),
+        Signal("write_bytes_per_second", "bytes/s", "written to it", "disk", rate=True),
+        Signal("reads_per_second", "1/s", "reads that it has done", "disk", rate=True),
+        Signal("writes_per_second", "1/s", "writes that it has done", "disk", rate=True),
     )
 
     def open(self, host: Host) -> None:
         self._node = host.node
+        self._hardware = Hardware()
         self._rise: Rise[tuple[str, str]] = Rise()
-        self._names: frozenset[str] = frozenset()
-        self._physical: frozenset[str] = frozenset()
 
     def read(self, reading: Reading) -> None:
-        counters = psutil.disk_io_counters(perdisk=True, nowrap=False)
-        if counters.keys() != self._names:
-            self._names = frozenset(counters)
-            self._physical = frozenset(name for name in self._names if (BLOCK_DEVICES / name / "device").exists())
+        found = diskstats(procfs.read("/proc/diskstats"))
+        stats = {name: found[name] for name in self._hardware.find() if name in found}
         rose = self._rise.since(
-            {
-                (disk, name): value
-                for disk in self._physical
-                for name, value in {
-                    "operations": counters[disk].read_count + counters[disk].write_count,
-                    "wait": (counters[disk].read_time + counters[disk].write_time) / 1000,
-                    "busy": counters[disk].busy_time / 1000,
-                    "read": counters[disk].read_bytes,
-                    "write": counters[disk].write_bytes,
-                }.items()
-            }
+            {(disk, counter): value for disk, one in stats.items() for counter, value in _counters(one).items()}
         )
-        by_name = {
-            name: {disk: value for (disk, of), value in rose.items() if of == name}
-            for name in ("operations", "wait", "busy", "read", "write")
-        }
-        if by_name["busy"]:
-            reading.set(
-                "node", self._node, "disk_busy_ratio", min(1.0, max(by_name["busy"].values()) / reading.seconds)
-            )
-            for name in ("read", "write"):
-                total = sum(by_name[name].values())
-                reading.set("node", self._node, f"disk_{name}_bytes_per_second", total / reading.seconds)
-        waits = [
-            by_name["wait"][disk] / n for disk, n in by_name["operations"].items() if n and disk in by_name["wait"]
-        ]
-        reading.set("node", self._node, "disk_await_seconds", max(waits, default=None))
+        seen = [disk for disk in stats if (disk, "busy") in rose]
+        for disk, one in stats.items():
+            reading.set("disk", f"{self._node}/disk/{disk}", "in_flight", one.in_flight)
+        for disk in seen:
+            self._report(reading, disk, {counter: rose[disk, counter] for counter in _counters(stats[disk])})
+        if seen:
+            self._sum_up(reading, [f"{self._node}/disk/{disk}" for disk in seen])
 
     def close(self) -> None:
         pass
+
+    def _report(self, reading: Reading, disk: str, rose: dict[str, float]) -> None:
+        subject = f"{self._node}/disk/{disk}"
+        reading.set("disk", subject, "busy_ratio", min(1.0, rose["busy"] / reading.seconds))
+        operations = rose["reads"] + rose["writes"]
+        reading.set("disk", subject, "await_seconds", rose["wait"] / operations if operations else None)
+        for signal, counter in _RATES.items():
+            reading.set("disk", subject, signal, rose[counter] / reading.seconds)
+
+    def _sum_up(self, reading: Reading, subjects: list[str]) -> None:
+        def of(signal: str) -> list[float]:
+            return [v for s in subjects if (v := reading.values.get(("disk", s, signal))) is not None]
+
+        reading.set("node", self._node, "disk_busy_ratio", max(of("busy_ratio")))
+        reading.set("node", self._node, "disk_await_seconds", max(of("await_seconds"), default=None))
+        for signal in ("read_bytes_per_second", "write_bytes_per_second"):
+            reading.set("node", self._node, f"disk_{signal}", sum(of(signal)))
+
+
+def _counters(stats: DiskStats) -> dict[str, float]:
+    return {
+        "busy": stats.busy_seconds,
+        "wait": stats.read_seconds + stats.write_seconds,
+        **{counter: getattr(stats, counter) for counter in _RATES.values()},
+    }
 
 
 COLLECTOR = Disk

@@ -23,6 +23,7 @@ class Memory:
 
     def open(self, host: Host) -> None:
         self._node = host.node
+        self._probes = host.probes
         self._rise: Rise[str] = Rise()
 
     def read(self, reading: Reading) -> None:
@@ -37,7 +38,8 @@ class Memory:
         ):
             if counter in rose:
                 reading.set("node", self._node, name, rose[counter] * unit / reading.seconds)
-        if rose.get("oom_kill"):
+        told = any(probe.name == "oom" and probe.on for probe in self._probes.all())
+        if rose.get("oom_kill") and not told:  # by the collector that knows the victim
             reading.event("node", self._node, "oom_kill", rose["oom_kill"])
 
     def close(self) -> None:

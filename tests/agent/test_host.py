@@ -9,14 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from trimtab.agent import procfs
+from trimtab.agent import disks, procfs
 from trimtab.agent.clock import ManualClock, SystemClock
 from trimtab.agent.collectors import cpu, disk, memory, network, pressure
 from trimtab.agent.counters import Rise
@@ -60,8 +58,9 @@ def test_rates_are_unknown_at_first_and_declared_signals_come(module: object) ->
         pytest.skip(str(reason))
     gauges = {s.name for s in watch.collector.signals if not s.rate and not s.name.endswith("_ratio")}
     assert {name for _, _, name in watch.reading.values} <= gauges
-    # A disk that had nothing to do has no waiting time.
-    expected = {s.name for s in watch.collector.signals} - {"disk_await_seconds"}
+    # A disk that had nothing to do has no waiting time, and most virtual cards have no speed.
+    unknown = {"disk_await_seconds", "await_seconds", "speed_bits_per_second"}
+    expected = {s.name for s in watch.collector.signals} - unknown
     watch.until(lambda: expected <= {name for _, _, name in watch.reading.values})
     assert all(value >= 0 for value in watch.reading.values.values())
 
@@ -148,37 +147,41 @@ def test_what_is_written_reaches_the_disk(tmp_path: Path) -> None:
     assert 0 < watch.value("disk_busy_ratio") <= 1
 
 
-Counters = namedtuple(
-    "Counters", ("read_count", "write_count", "read_bytes", "write_bytes", "read_time", "write_time", "busy_time")
-)
-
-
 def test_the_worst_disk_counts_and_a_mapped_one_not_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("sda", "sdb"):
+    for number, name in enumerate(("sda", "sdb")):
         (tmp_path / name / "device").mkdir(parents=True)
-    monkeypatch.setattr(disk, "BLOCK_DEVICES", tmp_path)
+        (tmp_path / name / "dev").write_text(f"8:{number * 16}\n")
+    (tmp_path / "dm-0").mkdir()
+    monkeypatch.setattr(disks, "BLOCK_DEVICES", tmp_path)
     looks = iter(
         [
-            {name: Counters(0, 0, 0, 0, 0, 0, 0) for name in ("sda", "sdb", "dm-0")},
-            {
-                "sda": Counters(10, 0, 1000, 0, 10, 0, 100),
-                "sdb": Counters(0, 4, 0, 500, 0, 400, 900),
-                "dm-0": Counters(10, 4, 1000, 500, 9000, 9000, 1000),
-            },
+            "8 0 sda 0 0 0 0 0 0 0 0 0 0 0\n8 16 sdb 0 0 0 0 0 0 0 0 0 0 0\n252 0 dm-0 0 0 0 0 0 0 0 0 0 0 0\n",
+            "8 0 sda 10 0 2 10 0 0 0 0 0 100 10\n8 16 sdb 0 0 0 0 4 0 1 400 3 900 400\n252 0 dm-0 9 0 2 9 9 0 1 9 0 9 9\n",
         ]
     )
-    monkeypatch.setattr(psutil, "disk_io_counters", lambda **_: next(looks))
+    read = procfs.read
+    monkeypatch.setattr(procfs, "read", lambda path: next(looks) if path == "/proc/diskstats" else read(path))
     collector = disk.COLLECTOR()
     collector.open(Host("n", ManualClock()))
     collector.read(Reading((), math.nan))
     reading = Reading((), 1.0)
     collector.read(reading)
-    assert {name: value for (_, _, name), value in reading.values.items()} == {
+    assert {name: value for (kind, _, name), value in reading.values.items() if kind == "node"} == {
         "disk_busy_ratio": 0.9,
         "disk_await_seconds": 0.1,
-        "disk_read_bytes_per_second": 1000,
-        "disk_write_bytes_per_second": 500,
+        "disk_read_bytes_per_second": 1024,
+        "disk_write_bytes_per_second": 512,
     }
+    assert {name: value for (_, subject, name), value in reading.values.items() if subject == "n/disk/sdb"} == {
+        "busy_ratio": 0.9,
+        "await_seconds": 0.1,
+        "in_flight": 3,
+        "read_bytes_per_second": 0,
+        "write_bytes_per_second": 512,
+        "reads_per_second": 0,
+        "writes_per_second": 4,
+    }
+    assert "n/disk/dm-0" not in {subject for _, subject, _ in reading.values}
 
 
 # In a network namespace of its own: two cards with a cable between them, and nobody who answers.
