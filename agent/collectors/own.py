@@ -62,7 +62,12 @@ class Own:
         Signal("agent_cpu_used_cores", "cores", "CPU time that the agent used", "node", rate=True),
         Signal("agent_memory_resident_bytes", "bytes", "memory of the agent", "node"),
         Signal("agent_spool_bytes", "bytes", "size of the spool on disk", "node"),
-        Signal("agent_windows_lost", "1", "windows dropped since the agent started: spool full, too old or unreadable", "node"),
+        Signal(
+            "agent_windows_lost",
+            "1",
+            "windows dropped since the agent started: spool full, too old or unreadable",
+            "node",
+        ),
         Signal("agent_windows_refused", "1", "windows the collector refused, set aside in refused/", "node"),
         Signal("agent_windows_skipped", "1", "windows never read: host suspended or overloaded", "node"),
         Signal("agent_values_dropped", "1", "values dropped: infinite, not declared, or over a limit", "node"),
