@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ORDER = ("scheduler", "block io", "tcp", "request queue", "requests")
+ORDER = ("tcp rtt", "scheduler", "block io", "tcp", "request queue", "requests")
 """Probes by the order in which they are given up. Others come before these."""
 PROBABILITIES = (1.0, 1 / 4, 1 / 16)
 """What the sampling probability of the settings is multiplied by."""

@@ -16,7 +16,7 @@ from trimtab.agent.probes import Probe
 NOMINAL: dict[str, tuple[str, float]] = {
     "requests": ("segments", 120e-9),
     "request queue": ("segments", 40e-9),
-    "tcp": ("segments", 20e-9),
+    "tcp rtt": ("segments", 40e-9),
     "scheduler": ("switches", 300e-9),
 }
 """By probe, the host's counter that it follows, and CPU seconds for each count."""

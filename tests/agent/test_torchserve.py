@@ -250,7 +250,7 @@ def test_a_killed_worker_is_a_death_and_a_restart(open_server: Server) -> None:
         assert watch.value("workers_total") == 2
         workers = {subject for kind, subject, _ in watch.reading.values if kind == "worker"}
         assert len(workers) == 2
-        resident = {watch.of("worker", subject, "worker_memory_resident_bytes") for subject in workers}
+        resident = [watch.of("worker", subject, "worker_memory_resident_bytes") for subject in workers]
         children = psutil.Process(open_server.pid).children()
         assert sorted(resident) == pytest.approx(sorted(c.memory_info().rss for c in children), rel=0.2)
         children[0].kill()
