@@ -18,7 +18,9 @@ ERROR = 3
 """Levels up to this one are errors."""
 
 _ADDRESS = r"(?:PCI:)?(?P<address>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9a-fA-F])?"
-_XID = re.compile(rf"NVRM: Xid \({_ADDRESS}\): (?P<code>[0-9]{{1,6}})(?:, (?P<text>.*))?", re.DOTALL)
+_MIG = r"(?: GPU-I:[0-9]{1,3}(?: GPU-CI:[0-9]{1,3})?)?"
+"""The MIG instance in which it happened: the error is its GPU's."""
+_XID = re.compile(rf"NVRM: Xid \({_ADDRESS}{_MIG}\): (?P<code>[0-9]{{1,6}})(?:, (?P<text>.*))?", re.DOTALL)
 _GPU = re.compile(rf"NVRM: GPU at {_ADDRESS}: (?P<uuid>GPU-[0-9A-Za-z-]{{1,64}})")
 _SXID = re.compile(rf"nvidia-nvswitch[0-9]*: SXid \({_ADDRESS}\): (?P<code>[0-9]{{1,6}})(?:, (?P<text>.*))?", re.DOTALL)
 _RECOVERY = re.compile(r"GPU recovery action changed from 0x[0-9a-fA-F]{1,8} \(.*?\) to 0x(?P<action>[0-9a-fA-F]{1,8})")

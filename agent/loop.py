@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ Find = Callable[[float], tuple[Instance, ...]]
 """The serving instances of this host, given the monotonic time."""
 
 _SAY_AGAIN_SECONDS = 60.0
+_MOMENT_SECONDS = 0.01
 
 
 class Loop:
@@ -85,8 +87,7 @@ class Loop:
         end_boottime_ns = self._clock.boottime_ns() - (self._clock.unix_ns() - end_ns)
         self._count_skipped()
         self._take_instances()
-        answers = [answer for worker in self._workers if (answer := worker.ask(self._instances))]
-        self._wait(answers, stop)
+        self._wait(self._ask_each(), stop)
         readings = {worker.name: reading for worker in self._workers if (reading := worker.take())}
         self._look_for_instances()
         window_ns = self._window_ns
@@ -97,6 +98,18 @@ class Loop:
         self._vitals.windows_closed += 1
         self._vitals.events += len(window.events)
         self._vitals.window_seconds = self._clock.monotonic() - started
+
+    def _ask_each(self) -> list[Future[Any]]:
+        """Ask all, each given a moment to answer before the next: threads that run Python at once wait for its lock, which costs CPU."""
+        moment = min(_MOMENT_SECONDS, self._window_ns / 4e9 / len(self._workers))
+        answers = []
+        for worker in self._workers:
+            answer = worker.ask(self._instances)
+            if answer is not None:
+                answers.append(answer)
+                with contextlib.suppress(TimeoutError):
+                    answer.exception(moment)
+        return answers
 
     def _wait(self, answers: Sequence[Future[Any]], stop: threading.Event) -> None:
         """Until all are there, half a window has passed, or `stop` is set."""

@@ -61,7 +61,7 @@ class Gpu:
         why = ""
         try:
             found, onsets = gpu.card.read(now, reading.seconds)
-            values = found | {"lost": 0.0}
+            values = found | ({"lost": 0.0} if found else {})
         except library.Lost as lost:
             why = str(lost)
         device = gpu.card.device

@@ -6,7 +6,7 @@ Cost: a read of /dev/kmsg and a poll of NVML in every window, one NVML call a GP
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -166,18 +166,20 @@ class GpuFaults:
         if device is not lost:
             self._events.listen(device)
             self._uuids[device.address] = device.uuid
+            self._faults.pop(f"{self._node}/gpu/{lost.uuid}", None)
         return device
 
     def _report_xids(self, reading: Reading) -> None:
+        times: Counter[str] = Counter()
         for (subject, code), seen in self._seen.items():
+            times[subject] += seen.times
             if seen.times:
                 often = f" ({seen.times} times)" if seen.times > 1 else ""
                 reading.event("gpu", subject, "xid", code, f"{seen.xid}{often}; {seen.text}"[:TEXT_MAX].rstrip("; "))
         for device in self._devices:
             self._faults[f"{self._node}/gpu/{device.uuid}"]
         for subject in self._faults:
-            times = sum(seen.times for (of, _), seen in self._seen.items() if of == subject)
-            reading.set("gpu", subject, "xids_per_second", times / reading.seconds)
+            reading.set("gpu", subject, "xids_per_second", times[subject] / reading.seconds)
 
     def _report_faults(self, reading: Reading, before: dict[str, Xid | None], first: bool) -> None:
         for subject, faults in self._faults.items():

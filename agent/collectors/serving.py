@@ -8,14 +8,15 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from trimtab.agent.instances import known_runtimes
+from trimtab.agent.instances import INSTANCES_MAX, known_runtimes
 from trimtab.agent.registry import Host, Instance, Reading, Signal
 from trimtab.agent.runtimes import report, workers
 from trimtab.agent.runtimes.base import NoAnswer, Runtime, Session
 from trimtab.agent.runtimes.vocabulary import Scrape
 from trimtab.agent.wire.columns import TEXT_MAX
 
-THREADS = 8
+THREADS = INSTANCES_MAX
+"""One each, so that any number of them that hang delay no other; only as many are started as wait at once."""
 WAIT_SECONDS_MAX = 0.4
 """For all instances together."""
 

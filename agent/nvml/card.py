@@ -22,6 +22,7 @@ class Card:
         self._link_rise: Rise[nvlink.Counter] = Rise()
         self._links_up_most = 0
         self._onsets = throttle.Onsets()
+        self._answered = False
 
     def read(self, now: float, seconds: float) -> tuple[Values, list[str]]:
         """Its signals, and the throttling that began. `seconds` have passed since the last reading. Raises Lost."""
@@ -29,6 +30,9 @@ class Card:
             self._find(now)
         try:
             values = ask(self.device, FAST, FAST_FIELDS)
+            if self._answered and not values:  # some drivers have only an unknown error for a GPU that is gone
+                raise Lost("it answers nothing any more")
+            self._answered = bool(values)
             throttled = throttle.read(self.device)
             if self._slow_at < 0 or now >= self._next_slow_at:
                 self._read_slowly(now)

@@ -13,7 +13,12 @@ SIGNALS = (
         "joining the NVLink fabric: 1 not begun, 2 under way, 3 done; unknown without a fabric",
         "gpu",
     ),
-    Signal("fabric_degraded", "1", "1: the fabric gives this GPU less than it should, or is set up wrongly", "gpu"),
+    Signal(
+        "fabric_degraded",
+        "1",
+        "1: joining the fabric failed, or it gives this GPU less than it should, or is set up wrongly",
+        "gpu",
+    ),
 )
 _MASK = "NVML_GPU_FABRIC_HEALTH_MASK"
 _TRUE = 1
@@ -27,12 +32,12 @@ def read(device: Device) -> dict[str, float]:
     found = ask(device)
     if found is None:
         return {}
-    state, mask = found
+    state, failed, mask = found
     troubles = [_part(mask, name) for name in _TROUBLES]
     setup = _part(mask, _SETUP)
-    if not any(troubles) and not setup:  # this driver or fabric says nothing of its health
+    if not any(troubles) and not setup and not failed:  # this driver or fabric says nothing of its health
         return {"fabric_state": state}
-    return {"fabric_state": state, "fabric_degraded": float(_TRUE in troubles or setup > _SETUP_FINE)}
+    return {"fabric_state": state, "fabric_degraded": float(failed or _TRUE in troubles or setup > _SETUP_FINE)}
 
 
 def _part(mask: int, name: str) -> int:

@@ -68,15 +68,19 @@ FAST = (
         (constant("NVML_MEMORY_ERROR_TYPE_UNCORRECTED"), constant("NVML_VOLATILE_ECC")),
     ),
 )
+_WRAPS_BYTES = float(1 << 32)
+"""Drivers count bytes of PCIe in 32 bits, which wrap several times a second: only a count beyond those is one."""
 FAST_FIELDS = (
     Field("NVML_FI_DEV_MEMORY_TEMP", gauge("memory_temperature_celsius", "°C", "temperature of its memory")),
     Field(
         "NVML_FI_DEV_PCIE_COUNT_TX_BYTES",
         Signal("pcie_sent_bytes_per_second", "bytes/s", "bytes it sent over PCIe", "gpu", rate=True),
+        _WRAPS_BYTES,
     ),
     Field(
         "NVML_FI_DEV_PCIE_COUNT_RX_BYTES",
         Signal("pcie_received_bytes_per_second", "bytes/s", "bytes it received over PCIe", "gpu", rate=True),
+        _WRAPS_BYTES,
     ),
 )
 SIGNALS = (*(signal for query in FAST for signal in query.signals), *(field.signal for field in FAST_FIELDS))

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 DEVICES_MAX = 64
 _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Of a field's value, by its type."""
+_NO_HANDLE = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_UNKNOWN)
+"""What drivers answer who asks for a GPU that they count and cannot reach."""
 _missing: set[str] = set()
 """Calls that this driver does not have: looking for one again costs more than a call."""
 
@@ -28,9 +30,8 @@ _missing: set[str] = set()
 class Lost(Exception):
     """The GPU does not answer: it fell off the bus, or waits for a reset."""
 
-    def __init__(self, needs_reset: bool = False) -> None:
-        super().__init__("it waits for a reset" if needs_reset else "it fell off the bus")
-        self.needs_reset = needs_reset
+    def __init__(self, why: str = "it fell off the bus") -> None:
+        super().__init__(why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +89,20 @@ def call(name: str, *arguments: Any) -> Any | None:
         if error.value == nvml.NVML_ERROR_GPU_IS_LOST:
             raise Lost from error
         if error.value == nvml.NVML_ERROR_RESET_REQUIRED:
-            raise Lost(needs_reset=True) from error
+            raise Lost("it waits for a reset") from error
         return None
 
 
 def fields(device: Device, wanted: Sequence[tuple[int, int]]) -> dict[tuple[int, int], float]:
-    """Field values by (id, scope), in one call; those that are not supported are left out. Raises Lost."""
+    """Field values by (id, scope), in one call; those that are not supported are left out. Raises Lost if none is known for that."""
     found = call("nvmlDeviceGetFieldValues", device.handle, list(wanted))
     out: dict[tuple[int, int], float] = {}
     for one in found or ():
-        if one.nvmlReturn == nvml.NVML_ERROR_GPU_IS_LOST:
-            raise Lost
         if one.nvmlReturn == nvml.NVML_SUCCESS and one.valueType < len(_MEMBERS):
             out[one.fieldId, one.scopeId] = float(getattr(one.value, _MEMBERS[one.valueType]))
+    # The driver may know by itself what it asks for of a GPU that is lost.
+    if not out and any(one.nvmlReturn == nvml.NVML_ERROR_GPU_IS_LOST for one in found or ()):
+        raise Lost
     return out
 
 
@@ -109,13 +111,15 @@ def constant(name: str) -> int:
     return int(getattr(nvml, name))
 
 
-def fabric(device: Device) -> tuple[int, int] | None:
-    """(state, health mask) of the NVLink fabric that it belongs to; None where it belongs to none. Raises Lost."""
+def fabric(device: Device) -> tuple[int, bool, int] | None:
+    """(state, whether it was joined in vain, health mask) of its NVLink fabric; None where it belongs to none. Raises Lost."""
     info = nvml.c_nvmlGpuFabricInfo_v2_t()
     answer = call("nvmlDeviceGetGpuFabricInfoV", device.handle, byref(info))
     if answer is None or info.state == nvml.NVML_GPU_FABRIC_STATE_NOT_SUPPORTED:
         return None
-    return int(info.state), int(info.healthMask)
+    # The status is of a registration that has ended; before that it says nothing.
+    failed = info.state == nvml.NVML_GPU_FABRIC_STATE_COMPLETED and info.status != nvml.NVML_SUCCESS
+    return int(info.state), failed, int(info.healthMask)
 
 
 def _device(index: int) -> Device | None:
@@ -126,7 +130,7 @@ def _device(index: int) -> Device | None:
     except Lost:
         return Device(None, index, f"index-{index}", "lost", "")
     except nvml.NVMLError as error:
-        if error.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
+        if error.value in _NO_HANDLE:
             return Device(None, index, f"index-{index}", "lost", "")
         log.warning("GPU %d is left out: %s", index, error)
         return None

@@ -32,6 +32,8 @@ class Field:
 
     name: str
     signal: Signal
+    least: float = 0.0
+    """What is below says nothing."""
 
 
 def gauge(name: str, unit: str, text: str) -> Signal:
@@ -61,5 +63,6 @@ def ask(device: Device, queries: tuple[Query, ...], wanted: tuple[Field, ...]) -
         for signal, value in zip(query.signals, query.values(answer), strict=True):
             if value is not None:
                 out[signal.name] = value
-    ids = {(constant(field.name), 0): field.signal.name for field in wanted}
-    return out | {ids[key]: value for key, value in fields(device, tuple(ids)).items() if key in ids}
+    by_id = {(constant(field.name), 0): field for field in wanted}
+    found = fields(device, tuple(by_id)).items()
+    return out | {by_id[key].signal.name: value for key, value in found if key in by_id and value >= by_id[key].least}

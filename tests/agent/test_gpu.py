@@ -15,6 +15,7 @@ from tests.agent.nvml.stub import (
     LOST,
     NOT_SUPPORTED,
     RESET_REQUIRED,
+    UNKNOWN,
     build,
     environment,
     of,
@@ -22,6 +23,7 @@ from tests.agent.nvml.stub import (
     step,
 )
 from trimtab.agent.collectors.gpu import Gpu
+from trimtab.agent.nvml.fast import FAST
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +130,16 @@ def test_the_slow_readings_of_several_gpus_are_spread(driver: Path) -> None:
     assert [sorted(set(one)) for one in seen] == [[1, 6], [1, 11]]
 
 
+def test_a_fabric_that_was_joined_in_vain_is_degraded(driver: Path) -> None:
+    joined = [
+        step("fabric_status 0 999 0", f"nvmlDeviceGetGpuFabricInfoV 0 {two(health, state)} 0")
+        for health, state in ((0xAA, 3), (0, 3), (0xAA, 2))
+    ]
+    failed, without_health, under_way = (of(reading) for reading in read(driver, joined))
+    assert failed["fabric_degraded"] == without_health["fabric_degraded"] == 1
+    assert under_way["fabric_degraded"] == 0  # the status is not meant yet
+
+
 BITS = {
     0x001: ("throttle_idle", None, None),
     0x002: ("throttle_applications_clocks", None, None),
@@ -173,11 +185,15 @@ def test_calls_have_other_names_in_other_drivers(tmp_path: Path, flag: str) -> N
     assert of(reading)["temperature_celsius"] == 55
 
 
+MANY = 1 << 32
+"""More bytes than a count of 32 bits can tell."""
+
+
 def test_counters_are_rates(driver: Path) -> None:
     counters = ("nvmlDeviceGetPcieReplayCounter", "field:197:0", "field:198:0")
     steps = [
         step(*(f"{name} 0 {of_it} 0" for name, of_it in zip(counters, values, strict=True)), after=2)
-        for values in ((100, 5000, 0), (110, 7000, 600), (3, 0, 0))
+        for values in ((100, MANY + 5000, MANY), (110, MANY + 7000, MANY + 600), (3, 0, 0))
     ]
     first, second, wrapped = (of(reading) for reading in read(driver, steps))
     names = ("pcie_replays_per_second", "pcie_sent_bytes_per_second", "pcie_received_bytes_per_second")
@@ -185,8 +201,15 @@ def test_counters_are_rates(driver: Path) -> None:
     assert not set(names) & (first.keys() | wrapped.keys())
 
 
+def test_a_count_of_32_bits_that_wrapped_unseen_is_no_rate(driver: Path) -> None:
+    before, after = 100, (100 + 50 * 10**9) % MANY  # 25 GB/s
+    assert after > before
+    readings = read(driver, [step(f"field:198:0 0 {count} 0", after=2) for count in (before, after)])
+    assert "pcie_received_bytes_per_second" not in of(readings[1])
+
+
 def test_what_was_counted_while_the_gpu_was_lost_is_no_rate(driver: Path) -> None:
-    counts = [step(f"field:197:0 0 {n} 0", after=1) for n in (0, 100, 90_000, 90_100)]
+    counts = [step(f"field:197:0 0 {MANY + n} 0", after=1) for n in (0, 100, 90_000, 90_100)]
     readings = read(driver, [*counts[:2], step(f"nvmlDeviceGetPowerUsage 0 0 {LOST}"), *counts[2:]])
     assert [of(reading).get("pcie_sent_bytes_per_second") for reading in readings] == [None, 100, None, None, 100]
 
@@ -249,6 +272,24 @@ def test_a_gpu_that_was_lost_before_the_agent_came_is_told_and_found_again(drive
     first, second, third = read(driver, [lost, lost, step("count 0 2 0")])
     assert of(first, "n/gpu/index-1")["lost"] == of(second, "n/gpu/index-1")["lost"] == 1
     assert of(third, "n/gpu/GPU-0001")["lost"] == 0
+
+
+def test_a_gpu_that_is_counted_and_cannot_be_reached_is_lost(driver: Path) -> None:
+    gone = step("count 0 2 0", f"nvmlDeviceGetHandleByIndex_v2 1 0 {UNKNOWN}")
+    first, second = read(driver, [gone, step("count 0 2 0")])
+    assert of(first, "n/gpu/index-1")["lost"] == 1
+    assert of(second, "n/gpu/GPU-0001")["lost"] == 0
+
+
+SILENT = [f"{query.name} 0 0 {UNKNOWN}" for query in FAST] + [f"nvmlDeviceGetFieldValues 0 0 {UNKNOWN}"]
+
+
+def test_a_gpu_that_answers_nothing_any_more_is_lost(driver: Path) -> None:
+    _, silent, again = read(driver, [step(), step(*SILENT), step()])
+    assert {name for name in of(silent) if not name.startswith("fault_")} == {"lost"}
+    assert (of(silent)["lost"], of(again)["lost"]) == (1, 0)
+    (gone,) = [detail for _, _, name, _, detail in silent["events"] if name == "gpu_lost"]
+    assert gone.startswith("it answers nothing any more")
 
 
 FAULTS = [

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.agent.nvml.stub import DRIVER_NOT_LOADED, GPU, NOT_SUPPORTED, build, of, read, step
 from trimtab.agent.nvml.latch import Latch
-from trimtab.agent.nvml.sightings import PAIR_SECONDS, Sightings
+from trimtab.agent.nvml.sightings import ERRORS_MAX, PAIR_SECONDS, WAITING_MAX, Sightings
 from trimtab.agent.nvml.xid_faults import IDLE_WATTS_MIN, XidFaults
 from trimtab.agent.wire.columns import TEXT_MAX
 from trimtab.agent.xid import CATALOGUE, STICKY, Action, is_fatal, look_up
@@ -72,6 +72,15 @@ def test_the_page_has_every_code() -> None:
         code: [xid.meaning, xid.suspects, xid.action.value] for code, xid in CATALOGUE.items()
     }
     assert {code for code, what in listed.items() if "yes" in what[-1]} == {c for c, x in CATALOGUE.items() if x.sticky}
+
+
+def test_whom_nvidia_suspects_first() -> None:
+    first = {code: CATALOGUE[code].suspects.split(", ")[0] for code in (13, 31, 32, 43, 79, 110, 137)}
+    assert first == {13: "application", 31: "application", 32: "system", 43: "application", 79: "hardware"} | {
+        110: "hardware",
+        137: "application",
+    }
+    assert all("hardware" in CATALOGUE[code].suspects for code in (13, 31, 137))
 
 
 def test_unknown_codes_say_so() -> None:
@@ -212,6 +221,34 @@ def test_one_burst_told_by_both_is_counted_once(log: int, nvml: int, log_first: 
     bursts = [("kernel log", log), ("NVML", nvml)]
     told = [source for source, n in (bursts if log_first else bursts[::-1]) for _ in range(n)]
     assert sum(sightings.is_new(source, GPU, FALLEN, 5.0) for source in told) == max(log, nvml)  # type: ignore[arg-type]
+
+
+class Compared(str):
+    """Counts how often it is compared."""
+
+    times = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return str.__eq__(self, other)
+
+
+def test_a_sighting_costs_the_same_however_many_wait() -> None:
+    sightings = Sightings()
+    for _ in range(WAITING_MAX // 4):
+        assert sightings.is_new("kernel log", GPU, FALLEN, 5.0)
+    for _ in range(100):
+        assert sightings.is_new("NVML", Compared("n/gpu/other"), FALLEN, 5.0)
+    assert Compared.times <= 1000
+
+
+def test_the_errors_that_wait_are_limited() -> None:
+    sightings = Sightings()
+    for code in range(ERRORS_MAX + 1):
+        assert sightings.is_new("kernel log", GPU, code, 5.0)
+    assert sightings.is_new("NVML", GPU, 0, 5.0)  # the oldest gave way
+    assert not sightings.is_new("NVML", GPU, ERRORS_MAX, 5.0)
 
 
 def test_long_after_or_elsewhere_it_is_another() -> None:
@@ -361,6 +398,7 @@ def test_a_gpu_that_comes_back_is_listened_to_again(driver: Path) -> None:
     told = step("count 0 2 0", "xid 1 79 0", log=[line(31, gpu=1)])
     *_, reading = read(driver, [away, away, back, told], "gpu_faults")
     assert {(event[1], event[3]) for event in xids(reading)} == {("n/gpu/GPU-0001", 79), ("n/gpu/GPU-0001", 31)}
+    assert of(reading, "n/gpu/index-1") == {}  # it has its name again
 
 
 def test_without_the_log_nvml_tells_and_what_was_before_is_unknown(driver: Path) -> None:
@@ -398,3 +436,16 @@ def test_a_lost_gpu_keeps_its_fault(driver: Path) -> None:
     readings = read(driver, [step(MUCH), step(MUCH, log=[line(FALLEN)]), step(lost), step(MUCH)], "gpu_faults")
     assert [of(reading)["fault_xid"] for reading in readings] == [0, FALLEN, FALLEN, FALLEN]
     assert "recovery_action" not in of(readings[2])
+
+
+def test_what_the_driver_asks_for_is_known_where_the_gpu_itself_is_lost(driver: Path) -> None:
+    (reading,) = read(driver, [step(RECOVERY.format(2), "field:83:0 0 0 15")], "gpu_faults")
+    assert of(reading)["recovery_action"] == 2
+
+
+def test_an_error_in_a_mig_instance_is_its_gpus(driver: Path) -> None:
+    contained = line(94, "pid=7194, Contained: CE User Channel (0x9). RST: No, D-RST: No").replace(
+        ":41:00)", ":41:00 GPU-I:05)"
+    )
+    _, reading = read(driver, [step(), step(log=[contained], after=1)], "gpu_faults")
+    assert [(event[1], event[3]) for event in xids(reading)] == [(GPU, 94)]

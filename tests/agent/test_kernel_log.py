@@ -44,7 +44,7 @@ def test_any_bytes_are_a_record_or_none(data: bytes) -> None:
 
 WORDS = st.sampled_from([
     "NVRM: Xid (", "PCI:", "0000:41:00", "00000000:41:00.0", "): ", "79", ", ", "NVRM: GPU at ", ": GPU-", "nvidia-nvswitch0: SXid (",
-    "GPU recovery action changed from 0x0 (None) to 0x", "99999999999", "\n", "\0", "é", "Fatal",
+    "GPU recovery action changed from 0x0 (None) to 0x", " GPU-I:", " GPU-CI:", "05", "99999999999", "\n", "\0", "é", "Fatal",
 ])  # fmt: skip
 
 
@@ -68,6 +68,8 @@ def look_at(message: str) -> None:
         ("NVRM: Xid (PCI:0000:CB:00): 13, pid='<unknown>', name=<unknown>, Exception", "0000:cb:00", 13, None),
         ("NVRM: Xid (0000:03:00): 14, Channel 00000001", "0000:03:00", 14, "Channel 00000001"),
         ("NVRM: Xid (PCI:0009:01:00): 149, NETIR_LINK_EVT  Fatal   XC0 i0 Link 01", "0009:01:00", 149, None),
+        ("NVRM: Xid (PCI:0000:01:00 GPU-I:05): 94, pid=7194, Contained", "0000:01:00", 94, "pid=7194, Contained"),
+        ("NVRM: Xid (PCI:0000:3b:00 GPU-I:01 GPU-CI:02): 13, pid=9", "0000:3b:00", 13, "pid=9"),
         ("[12.5] NVRM: Xid (PCI:00010000:41:00.0): 31", "10000:41:00", 31, ""),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.collectors import serving
+from trimtab.agent.instances import INSTANCES_MAX
 from trimtab.agent.registry import Host, Instance, Reading
 from trimtab.agent.runtimes.base import NoAnswer, Session
 from trimtab.agent.runtimes.process import ProcessInfo
@@ -81,18 +82,19 @@ def opened() -> serving.Serving:
     return collector
 
 
-def test_one_that_hangs_delays_no_other(said: Said) -> None:
-    said.scrapes["n/1"] = Scrape(Vitals(queue_depth=3))
+def test_those_that_hang_delay_no_other(said: Said) -> None:
+    well = INSTANCES_MAX - 1
+    said.scrapes[f"n/{well}"] = Scrape(Vitals(queue_depth=3))
     said.hang.clear()
     collector = opened()
     try:
-        for _ in range(2):  # it still hangs in the first question when it is asked the second
-            reading = Reading([instance(0), instance(1)], 1.0)
+        for _ in range(2):  # the others still hang in the first question when they are asked the second
+            reading = Reading([instance(port) for port in range(INSTANCES_MAX)], 1.0)
             collector.read(reading)
             assert reading.values == {
-                ("instance", "n/0", "runtime_answers"): 0,
-                ("instance", "n/1", "runtime_answers"): 1,
-                ("instance", "n/1", "queue_depth"): 3,
+                **{("instance", f"n/{port}", "runtime_answers"): 0 for port in range(well)},
+                ("instance", f"n/{well}", "runtime_answers"): 1,
+                ("instance", f"n/{well}", "queue_depth"): 3,
             }
     finally:
         said.hang.set()

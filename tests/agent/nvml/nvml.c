@@ -182,7 +182,10 @@ result nvmlDeviceGetFieldValues(device d, int count, struct field *fields) {
     return r;
 }
 struct fabric { unsigned version; unsigned char cluster[16]; result status; unsigned clique, state, health; };
-result nvmlDeviceGetGpuFabricInfoV(device d, struct fabric *out) { return pair(__func__, d, &out->health, &out->state); }
+result nvmlDeviceGetGpuFabricInfoV(device d, struct fabric *out) {
+    number("fabric_status", d, (unsigned *)&out->status);
+    return pair(__func__, d, &out->health, &out->state);
+}
 
 result nvmlDeviceGetMaxMigDeviceCount(device d, unsigned *count) { (void)d; *count = 7; return SUCCESS; }
 result nvmlDeviceGetMigDeviceHandleByIndex(device d, unsigned index, device *out) {
