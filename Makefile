@@ -23,7 +23,7 @@ bench-agent: apt venv
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')
-KERNEL_TESTS := tests/agent/test_budget.py tests/agent/test_latency*.py
+KERNEL_TESTS := $(addprefix tests/agent/test_,budget.py latency.py latency_http.py latency_protocols.py latency_switching.py scheduler.py block_io.py tcp.py oom.py)
 test-kernels: apt venv
 	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86 busybox-static cpio kmod >/dev/null
 	$(SUDO) $(BIN)/python -m tests.kernels.boot $(KERNEL) --timeout=900 $(or $(ARGS),$(KERNEL_TESTS))
