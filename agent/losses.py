@@ -21,21 +21,24 @@ class Losses:
     def __init__(self, directory: Path, vitals: Vitals) -> None:
         self._directory = directory
         self._vitals = vitals
-        self._dropping: set[str] = set()
+        self._said: set[str] = set()
 
     def drop(self, windows: int, reason: str) -> None:
         """The oldest windows go. It may happen every second, so it is said once until `settle`."""
         self._vitals.lose(windows, reason)
-        if windows and reason not in self._dropping:
-            self._dropping.add(reason)
+        if windows and reason not in self._said:
+            self._said.add(reason)
             what = _DROPPING[reason]
             log.warning("spool %s %s: the oldest windows are dropped, and counted", self._directory, what)
 
     def settle(self) -> None:
         """Nothing waits any more: what is dropped from now on is news."""
-        self._dropping.clear()
+        self._said.clear()
 
     def lose(self, windows: int, reason: str, why: str) -> None:
-        """These are gone, for a reason that is worth a line each time."""
+        """These are gone, for a reason that is worth a line each time; what is too large, once until `settle`."""
         self._vitals.lose(windows, reason)
-        log.warning("windows lost: %d: %s", windows, why)
+        if reason not in self._said:
+            log.warning("windows lost: %d: %s", windows, why)
+        if reason == "oversize":  # as each window may be from now on
+            self._said.add(reason)

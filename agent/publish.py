@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FINAL_SECONDS = 30.0
 REFUSED_MAX = 100
+_SAY_AGAIN_SECONDS = 60.0
 _BACKOFF_SECONDS = 0.2
 _BACKOFF_SECONDS_MAX = 5.0
 _SEQ_MAX = 1 << 63
@@ -32,7 +33,7 @@ _FINAL = {grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ALREADY_EXISTS, g
 
 
 class Publisher:
-    """Connects, sends, forgets what is acknowledged, and comes back after every failure. One thread, and gRPC's own.
+    """Connects, sends, forgets what is acknowledged, and comes back after every failure. Two threads, and gRPC's own.
 
     `hello` makes the first message of each stream, as it carries the time. Windows that the collector refuses go to `refused`.
     Raises TrimtabError when the settings do not allow to reach `target`.
@@ -64,6 +65,7 @@ class Publisher:
         self._welcomed = False
         self._away = ""
         self._failures = 0
+        self._refusal_said_at = -_SAY_AGAIN_SECONDS
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
 
     def start(self) -> None:
@@ -150,7 +152,12 @@ class Publisher:
 
     def _set_aside(self, seq: int, window: bytes, reason: str) -> None:
         self._vitals.windows_refused += 1
-        log.warning("the collector refused window %d: %s; it is set aside in %s", seq, reason[:500], self._refused)
+        # A collector that refuses one may refuse them all.
+        say = self._clock.monotonic() - self._refusal_said_at >= _SAY_AGAIN_SECONDS
+        if say:
+            self._refusal_said_at = self._clock.monotonic()
+            what = "the collector refused window %d: %s; it is set aside in %s; refused since the start: %d"
+            log.warning(what, seq, reason[:500], self._refused, self._vitals.windows_refused)
         try:
             self._refused.mkdir(mode=0o750, exist_ok=True)
             (self._refused / f"{seq}.window").write_bytes(window)
@@ -158,7 +165,8 @@ class Publisher:
             for old in kept[:-REFUSED_MAX]:
                 old.unlink()
         except OSError as error:
-            log.warning("window %d cannot be set aside: %s", seq, error)
+            if say:
+                log.warning("window %d cannot be set aside: %s", seq, error)
 
 
 def _reason(error: grpc.RpcError) -> str:

@@ -51,6 +51,9 @@ class Session:
         self._call = TelemetryStub(link).Publish(self._requests())  # type: ignore[no-untyped-call] # generated
         if self._ended:
             self._call.cancel()
+        # Neither the thread that listens nor the one that sends can keep the time: both may wait for the collector.
+        watch = threading.Thread(target=self._watch, name="session", daemon=True)
+        watch.start()
         try:
             yield from self._call
         except grpc.RpcError as error:
@@ -60,6 +63,7 @@ class Session:
                 raise
         finally:
             self.end()
+            watch.join()
 
     def welcome(self, high_water_mark: int) -> None:
         """The collector wants what comes after `high_water_mark`."""
@@ -86,18 +90,18 @@ class Session:
         if self._call is not None:
             self._call.cancel()
 
-    # What follows runs in gRPC's thread. It keeps the time too, as the thread that listens cannot.
+    # What follows runs in gRPC's thread.
 
     def _requests(self) -> Iterator[pb.AgentMessage]:
         yield pb.AgentMessage(hello=self._hello)
         while self._after is None:
             self._wait()
-            if self._is_over():
+            if self._ended:
                 return
         cursor = Cursor(self._spool, self._after, self._vitals)
         schema = b""
         try:
-            while not self._is_over():
+            while not self._ended:
                 record = cursor.next(_POLL_SECONDS) if self._wait() else None
                 if record is None:
                     continue
@@ -105,6 +109,8 @@ class Session:
                     schema = record.schema
                     yield pb.AgentMessage(schema=pb.Schema.FromString(schema))
                 with self._changed:
+                    if self.leaving:  # since there was room: the next stream sends it
+                        continue
                     if not self._in_flight:
                         self._owing_since = self._clock.monotonic()
                     self._in_flight[record.seq] = record.window
@@ -125,10 +131,20 @@ class Session:
     def _has_left(self) -> bool:
         return self.leaving and self._after is not None and not self._in_flight
 
+    # What follows runs in a thread of its own, so that nothing the collector leaves undone holds it up.
+
+    def _watch(self) -> None:
+        """Keep the time, and look for new certificates, until the stream is over."""
+        while not self._is_over():
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended or self._has_left(), _POLL_SECONDS)
+
     def _is_over(self) -> bool:
         if self._clock.monotonic() >= self._look_at:
             self._look_at = self._clock.monotonic() + _POLL_SECONDS
-            self.leaving = self.leaving or self._renewed()
+            renewed = self._renewed()
+            with self._changed:
+                self.leaving = self.leaving or renewed
         with self._changed:
             owing = self._after is None or bool(self._in_flight)
             self._overdue = owing and self._clock.monotonic() - self._owing_since > ANSWER_SECONDS_MAX

@@ -271,8 +271,8 @@ class Spool:
 
     def _drop_file(self, reason: str) -> bool:
         """Give up the oldest file for the room it takes; whether there is room now."""
-        oldest = self.segments[0]
-        if not oldest.windows or not self._delete(oldest):
+        # None is left where others fill the disk too: the room that was made goes to them.
+        if not self.segments or not self.segments[0].windows or not self._delete(self.segments[0]):
             return False
         self._forget_file(reason)
         return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -48,7 +47,7 @@ def latency(
     if as_json:
         click.echo(json.dumps([as_object(one) for one in reply.instances], indent=2, allow_nan=False))
     elif reply.instances:
-        Console().print(latency_table(reply.instances))
+        Console().print(latency_table(reply))
     else:
         message = f"no {printable(signal)} is known in that time; `trimtab nodes` lists the instances"
         raise TrimtabError(message, Exit.NO)
@@ -66,13 +65,14 @@ def _bounds(estimate: pb.Estimate) -> dict[str, float | None]:
     return {name: None if math.isnan(part) else part for name, part in parts.items()}
 
 
-def latency_table(instances: Sequence[pb.InstanceLatency]) -> Table:
-    """One row an instance."""
-    table = Table("instance", header_style="bold", box=None, pad_edge=False)
+def latency_table(reply: pb.LatencyReply) -> Table:
+    """One row an instance, of two lines so that it fits a terminal of 80 columns: the bounds are below."""
+    meaning = f"below each quantile: the bounds it lies within with {reply.confidence:.0%} confidence"
+    table = Table("instance", header_style="bold", box=None, pad_edge=False, caption=meaning, caption_justify="left")
     for heading in ("requests", "mean", "p50", "p95", "p99"):
-        table.add_column(heading, justify="right")
-    for one in instances:
-        quantiles = (_milliseconds(getattr(one, name)) for name in _QUANTILES)
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in reply.instances:
+        quantiles = (f"{_number(q.value)}\n{_bounds_shown(q)}" for q in (getattr(one, name) for name in _QUANTILES))
         table.add_row(Text(printable(one.instance)), _count(one.count), _number(one.mean_seconds), *quantiles)
     return table
 
@@ -82,8 +82,10 @@ def _count(estimate: pb.Estimate) -> str:
     return f"{round(estimate.value):,}" + (f" ± {error:,}" if error else "")
 
 
-def _milliseconds(estimate: pb.Estimate) -> str:
-    return f"{_number(estimate.value)} ({_number(estimate.low)}–{_number(estimate.high)})"
+def _bounds_shown(estimate: pb.Estimate) -> str:
+    """The unit once where both have the same."""
+    low, high = _number(estimate.low), _number(estimate.high)
+    return f"{low.removesuffix(high.lstrip('0123456789.,e+-?'))}–{high}"
 
 
 def _number(seconds: float) -> str:

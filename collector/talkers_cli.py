@@ -44,7 +44,7 @@ def talkers(
         reply = query.Talkers(request, timeout=DEADLINE_SECONDS)
     if as_json:
         click.echo(json.dumps(as_object(reply), indent=2, allow_nan=False))
-    elif reply.talkers:
+    elif reply.requests:
         Console().print(summary(reply), talkers_table(reply), sep="\n")
     else:
         whom = instance or (f"instances of {model}" if model else "any instance")

@@ -59,8 +59,12 @@ class BudgetKeeper:
     def _begin(self, now: float) -> None:
         self._look_at, self._looked_at = now + EVERY_SECONDS, now
         self._counting = cost.counting()
+        try:
+            self._before = self._spent(self._running())
+        except (OSError, ValueError):  # no look, then: what was spent since the one before is no cost of this one
+            self._stop_counting()
+            raise
         self._looking = True
-        self._before = self._spent(self._running())
 
     def _finish(self, reading: Reading, now: float) -> None:
         seconds = now - self._looked_at

@@ -69,7 +69,8 @@ def _tell(reading: Reading, instance: Instance, keys: np.ndarray, rise: np.ndarr
         for remote, weight in zip(remotes, rise[field].tolist(), strict=True):
             if weight:
                 tally.add(remote, weight)
-        if tally.total:
+        # An empty one loses its total on the way, and is no sketch that the collector takes.
+        if not tally.is_empty:
             reading.talk("instance", instance.id, name, tally.pack(seconds))
 
 

@@ -47,6 +47,11 @@ class Tally:
         """All weight together, exact."""
         return int(self._frequent.total_weight)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it names no remote: with more of equal weight than it has room for, it may have let go of every one."""
+        return bool(self._frequent.is_empty())
+
     def add(self, remote: str, weight: int) -> None:
         """Count a remote, by its address as text; `weight` > 0. Not after a merge."""
         self._frequent.update(remote, weight)

@@ -23,6 +23,8 @@ _OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 ]
+# A proxy of the environment would carry what is to stay on this host away from it, in plain text.
+_LOOPBACK_OPTIONS = [*_OPTIONS, ("grpc.enable_http_proxy", 0)]
 _SERVER_OPTIONS = [
     *_OPTIONS,
     # Two servers on one port would each get half of the agents.
@@ -68,7 +70,7 @@ class Dialer:
     def open(self) -> grpc.Channel:
         """A channel. Its connection is made when it is used."""
         if self._files is None:
-            return grpc.insecure_channel(self._target, options=_OPTIONS)
+            return grpc.insecure_channel(self._target, options=_LOOPBACK_OPTIONS)
         self._files.refresh()
         now = self._files.current
         credentials = grpc.ssl_channel_credentials(now.ca, now.key, now.certificate)

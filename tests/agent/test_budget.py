@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -163,6 +166,32 @@ def test_a_probe_over_the_budget_is_switched_off_and_on_again_and_it_is_told(mon
     assert ("probe_on") in [name for name, _ in events]
     assert not probe.whole()
     assert probe.whole()
+    keeper.close()
+
+
+def test_a_look_that_fails_at_its_beginning_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+
+    def spent(probes: Sequence[Probe]) -> dict[str, float]:
+        if clock.monotonic() == 11:
+            raise OSError(errno.EBADF, "closed meanwhile")
+        return dict.fromkeys((probe.name for probe in probes), seconds)
+
+    monkeypatch.setattr(cost, "counting", lambda: None)
+    monkeypatch.setattr(cost, "nominal_seconds", spent)
+    clock, probes = ManualClock(), Probes()
+    probes.add(Probe("scheduler", Counted(), ["hook"]))
+    keeper = BudgetKeeper()
+    keeper.open(Host("n", clock, probes, 1.0))
+    used: list[float] = []
+    for _ in range(25):
+        clock.advance(1.0)
+        seconds += 0.25
+        reading = Reading((), 1.0)
+        with contextlib.suppress(OSError):
+            keeper.read(reading)
+        used.extend(value for (_, _, name), value in reading.values.items() if name == "agent_probes_used_cores")
+    assert set(used) == {0.25}
     keeper.close()
 
 

@@ -471,14 +471,18 @@ def test_a_file_that_cannot_be_read_does_not_take_the_others_down(tmp_path: Path
     assert vitals.windows_lost_by == {"damage": following - int(first.name.split(".")[0])}
 
 
-def test_a_window_too_large_to_send_is_counted(tmp_path: Path) -> None:
+def test_windows_too_large_to_send_are_counted_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     vitals = Vitals()
     spool = Spool(tmp_path, 1 << 20, vitals)
     fill(spool, 1)
-    fill(spool, 1, 1 << 20)
+    fill(spool, 3, 1 << 20)
     fill(spool, 1)
     assert numbers(spool) == [1, 2]
-    assert vitals.windows_lost == 1
+    assert vitals.windows_lost_by == {"oversize": 3}
+    assert caplog.text.count("that can be sent") == 1
+    spool.acknowledge(2)
+    fill(spool, 1, 1 << 20)
+    assert caplog.text.count("that can be sent") == 2
 
 
 def test_numbering_goes_on_after_what_the_collector_has(tmp_path: Path) -> None:

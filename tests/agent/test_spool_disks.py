@@ -108,6 +108,20 @@ def test_on_a_disk_that_stays_full_the_oldest_go_first(
     spool.close()
 
 
+def test_on_a_disk_that_others_have_filled_memory_is_bounded(tmpfs: Callable[[str], Path]) -> None:
+    disk = tmpfs("size=4m,nr_inodes=5")  # its root, the directory and the three files in it that hold no windows
+    vitals = Vitals()
+    spool = Spool(disk / "spool", BIG, vitals)
+    fill(spool, 700)
+    assert not spool.segments
+    assert numbers(spool) == list(range(101, 701))
+    assert vitals.windows_lost_by == {"disk": 100}
+    remount(disk, "nr_inodes=0")
+    fill(spool, 1)
+    assert spool.writable
+    spool.close()
+
+
 def test_a_disk_without_room_for_a_file_is_as_good_as_none(
     tmpfs: Callable[[str], Path], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -235,6 +235,22 @@ def test_a_remote_that_made_room_and_came_back_counts_from_zero(remotes_fd: int)
 
 @in_the_kernel
 @pytest.mark.ebpf
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_sketch_that_has_let_go_of_every_remote_is_left_out(remotes_fd: int, others: int) -> None:
+    bench = Bench(remotes_fd)
+    assert bench.talked() == {}
+    for remote in many(REMOTES_MAX + 1 + others):
+        count(remotes_fd, 0, remote, 1)
+    reading = bench.read()
+    assert reading.values["instance", INSTANCE.id, "remotes_distinct"] == REMOTES_MAX + 1 + others
+    for packed in reading.talkers.values():
+        check_talkers(message(packed))
+    # The first that is too many makes room for itself, and for all others of its weight.
+    assert len(reading.talkers) == others
+
+
+@in_the_kernel
+@pytest.mark.ebpf
 def test_what_cannot_be_told_apart_is_left_out(remotes_fd: int) -> None:
     bench = Bench(remotes_fd, OTHER)
     bench.instances = (INSTANCE, OTHER)

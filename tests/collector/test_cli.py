@@ -39,6 +39,15 @@ def test_nodes(tmp_path: Path) -> None:
         assert node["instances"][0]["score"] is None
 
 
+def test_a_proxy_of_the_environment_is_not_asked_for_what_is_on_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grpc_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with collecting(tmp_path) as (collector, *_):
+        assert "no agent has connected yet" in invoke(cli.nodes, port=collector.port).output
+
+
 def test_query(tmp_path: Path) -> None:
     with collecting(tmp_path) as (collector, *_):
         sql = "SELECT 1 AS a, NULL AS b, 'x,y' AS a"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests.collector.sender import collecting, latency, publish, schema, window
 from tests.collector.test_cli import invoke
 from trimtab import Exit, TrimtabError
+from trimtab.agent.settings import Tls
 from trimtab.agent.sketch.loglinear import RELATIVE_ERROR_MAX, merge, of_seconds
 from trimtab.agent.wire import query_pb2 as q
 from trimtab.collector.latency_cli import latency as command
@@ -71,9 +74,30 @@ def test_what_too_few_were_sampled_for_is_unknown(tmp_path: Path) -> None:
         [one] = json.loads(invoke(command, A, "--json", port=collector.port).output)
         assert one["p99_seconds"]["value"] == pytest.approx(2.5, rel=RELATIVE_ERROR_MAX)
         assert (one["p99_seconds"]["high"], one["p50_seconds"]["low"]) == (None, None)
-        shown = invoke(command, A, port=collector.port).output.splitlines()[-1]
-        assert "–?)" in shown
-        assert "2.5" in shown
+        shown = invoke(command, A, port=collector.port).output
+        assert "–?" in shown
+        assert "2.5 s" in shown
+
+
+def test_it_fits_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    with collecting(tmp_path) as (collector, telemetry, _):
+        slow = latency([0.0123, 0.9, 1.5, 12.0] * 1000, 1, probability=0.25)
+        publish(
+            telemetry,
+            S,
+            window(1, S, sketches=[latency([0.0128] * 900 + [0.1986] * 100)]),
+            window(2, S, sketches=[slow]),
+        )
+        settings = SimpleNamespace(actuator=SimpleNamespace(collector=f"127.0.0.1:{collector.port}"), tls=Tls())
+        lines = CliRunner().invoke(command, obj=settings, env={"COLUMNS": "80"}).output.splitlines()
+    assert [line.split() for line in lines[:3]] == [
+        ["instance", "requests", "mean", "p50", "p95", "p99"],
+        [A, "1,000", "31.4", "ms", "12.8", "ms", "198", "ms", "198", "ms"],
+        ["12.7–12.9", "ms", "197–200", "ms", "197–200", "ms"],
+    ]
+    assert lines[3].split()[:4] == [B, "16,000", "±", "429"]
+    assert len(lines) == 6
+    assert "95% confidence" in lines[5]
 
 
 def test_nothing_known_and_wrong_questions_are_named(tmp_path: Path) -> None:

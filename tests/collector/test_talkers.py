@@ -12,10 +12,10 @@ import pytest
 from tests.collector.sender import CLOCK, ask, collecting, publish, schema, window
 from tests.collector.test_cli import invoke
 from trimtab import Exit, TrimtabError
-from trimtab.agent.sketch.talkers import Tally
+from trimtab.agent.sketch.talkers import MERGED_LOG2, Tally
 from trimtab.agent.wire import query_pb2 as q
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.talkers import TALKERS_MAX
+from trimtab.agent.wire.talkers import REMOTES_MAX, TALKERS_MAX
 from trimtab.collector.talkers_cli import talkers
 
 A, B, C = "n1/8080", "n1/8081", "n1/8082"
@@ -185,6 +185,17 @@ def test_the_command(tmp_path: Path) -> None:
         assert top["remote"] == "10.0.0.1"
         assert top["requests"]["low"] <= 93_000 <= top["requests"]["high"]
         assert top["errors"] == {"value": 7, "low": 7, "high": 7}
+
+
+def test_requests_of_strangers_alone_are_still_counted(tmp_path: Path) -> None:
+    """One more than a merge has room for, all alike: it lets go of every one."""
+    strangers = [f"10.1.{n >> 8}.{n & 255}" for n in range(3 * 2**MERGED_LOG2 // 4 + 1)]
+    parts = [talk(dict.fromkeys(strangers[n : n + REMOTES_MAX], 1)) for n in range(0, len(strangers), REMOTES_MAX)]
+    with collecting(tmp_path) as (collector, telemetry, _):
+        publish(telemetry, S, *(window(seq, S, talkers=[part]) for seq, part in enumerate(parts, start=1)))
+        result = invoke(talkers, A, port=collector.port)
+    assert result.exit_code == 0
+    assert f"{len(strangers):,} requests to {A}" in result.output
 
 
 @pytest.mark.parametrize("since", ["", "10", "x", "-1m", "0s", "1e9h", "5 weeks", "m"])
