@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trimtab.detector import robust
 from trimtab.detector.base import Matrix
-from trimtab.detector.history import GPU, INSTANCE, MERGE_SECONDS, History, Node
+from trimtab.detector.history import ERROR_RATES, GPU, INSTANCE, MERGE_SECONDS, History, Node
 from trimtab.detector.quantiles import quantiles_seconds
 from trimtab.detector.robust import Array
 
@@ -153,12 +153,13 @@ def _errors(part: _Slice) -> dict[str, Array]:
     seen = part.mean("requests_per_second")
     rate = np.where(np.isnan(seen), part.mean("predictions_per_second"), seen)
     seconds = part.node.merge_slots() * part.node.slot_seconds
-    errors, requests = part.mean("errors_per_second") * seconds, rate * seconds
+    errors = np.fmax(*(part.mean(name) for name in ERROR_RATES)) * seconds
+    requests = rate * seconds
     ratio = errors / np.where(requests >= REQUESTS_MIN, requests, np.nan)
     return {
         "requests_per_second": rate,
         "errors": errors,
-        "errors_recent": part.total("errors_per_second", RECENT_SECONDS),
+        "errors_recent": np.fmax(*(part.total(name, RECENT_SECONDS) for name in ERROR_RATES)),
         # Errors and requests are counted at different ends of a request.
         "error_ratio": np.minimum(ratio, 1),
     }

@@ -20,6 +20,8 @@ NODE, GPU, INSTANCE = pb.SUBJECT_KIND_NODE, pb.SUBJECT_KIND_GPU, pb.SUBJECT_KIND
 MERGE_SECONDS = 5.0
 """How much of the sketches is merged to judge an instance by."""
 SLOT_SECONDS = 1.0
+ERROR_RATES = ("errors_per_second", "request_errors_per_second")
+"""What the serving runtime tells of its errors, and what the kernel saw of them: either may know what the other does not."""
 EVENTS_MAX = 512
 # What a sketch leaves behind in each slot: its weight, and its sums, so that means of any length can be had.
 _SUMS = {"request_latency": "latency", "request_queue": "queue"}
@@ -214,7 +216,7 @@ def _derive(courses: Courses) -> Courses:
     derived = {
         "request_latency": ("s", courses.course("latency_sum"), courses.course("latency_count")),
         "request_queue": ("s", courses.course("queue_sum"), courses.course("queue_count")),
-        "error_ratio": ("1", courses.course("errors_per_second"), request_rates(courses)),
+        "error_ratio": ("1", np.fmax(*map(courses.course, ERROR_RATES)), request_rates(courses)),
     }
     units = dict(courses.units)
     for name, (unit, total, count) in derived.items():

@@ -47,7 +47,8 @@ INSTANCE = {
     "workers_total": ("1", 2.0), "worker_restarts_per_second": ("1/s", 0.0), "queue_depth": ("1", 0.1),
     "predictions_per_second": ("1/s", REQUESTS_PER_SECOND), "inference_latency_seconds": ("s", 0.011),
     "queue_latency_seconds": ("s", 0.0004),
-    "errors_per_second": ("1/s", 0.0), "client_errors_per_second": ("1/s", 0.0), "runtime_answers": ("1", 1.0),
+    "errors_per_second": ("1/s", 0.0), "request_errors_per_second": ("1/s", 0.0),
+    "client_errors_per_second": ("1/s", 0.0), "runtime_answers": ("1", 1.0),
     "processes_stopped": ("1", 0.0),
 }  # fmt: skip
 GPU = {
@@ -64,6 +65,8 @@ _STEADY = {
     "runtime_answers",
     "power_limit_watts", "sm_clock_max_hertz", "pcie_generation", "pcie_width", "nvlink_links_up",
 }  # fmt: skip
+# What follows from the answers alone.
+_MADE = {"request_errors_per_second"}
 KINDS = {
     "node": (pb.SUBJECT_KIND_NODE, NODE),
     "gpu": (pb.SUBJECT_KIND_GPU, GPU),
@@ -84,6 +87,8 @@ class Scene:
     load: dict[str, float]
     """By instance: factor of its traffic."""
     events: list[tuple[str, str]] = field(default_factory=list)
+    tells_errors: bool = True
+    """Whether the runtimes say how many of their answers are errors; the kernel sees it in any case."""
 
 
 Fault = Callable[[Scene, float], None]
@@ -128,10 +133,11 @@ class Node:
         signals = {}
         for kind, (_, series) in KINDS.items():
             for subject in self.subjects(kind):
-                tremble = np.exp(0.05 * self.chance.standard_normal(len(series))).tolist()
+                bases = {name: base for name, (_, base) in series.items() if name not in _MADE}
+                tremble = np.exp(0.05 * self.chance.standard_normal(len(bases))).tolist()
                 signals[subject] = {
                     name: base if name in _STEADY else base * t
-                    for (name, (_, base)), t in zip(series.items(), tremble, strict=True)
+                    for (name, base), t in zip(bases.items(), tremble, strict=True)
                 }
         noise = np.exp(self.noise.own_sigma * self.chance.standard_normal(len(self.instances))).tolist()
         slower = {
@@ -188,7 +194,8 @@ class Node:
             return np.empty(0)
         errors = int(self.chance.binomial(count, scene.failing[instance]))
         signals["requests_per_second"] = signals["predictions_per_second"] = count / seconds
-        signals["errors_per_second"] = errors / seconds
+        signals["errors_per_second"] = errors / seconds if scene.tells_errors else math.nan
+        signals["request_errors_per_second"] = errors / seconds
         signals["inference_latency_seconds"] *= factor
         signals["requests_in_flight"] = rate * SERVICE_SECONDS * factor
         latencies = SERVICE_SECONDS * factor * np.exp(SERVICE_SIGMA * self.chance.standard_normal(count))

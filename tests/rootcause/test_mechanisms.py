@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM
-from tests.detector.fleet import Fleet, Noise, Scene, Stage
+from tests.detector.fleet import Fault, Fleet, Noise, Scene, Stage
 from trimtab.rootcause.rank import Ranking
 from trimtab.rootcause.signatures import SIGNATURES
 
@@ -31,6 +31,27 @@ def struck(mechanism: str) -> Stage:
     stage.fleet.strike(FAULTS[mechanism])
     stage.run(36 if mechanism in SUBJECTS else 16)
     return stage
+
+
+def untold(fault: Fault) -> Fault:
+    """The same, of a runtime that does not count its errors."""
+
+    def both(scene: Scene, elapsed: float) -> None:
+        scene.tells_errors = False
+        fault(scene, elapsed)
+
+    return both
+
+
+def test_errors_that_only_the_kernel_sees_are_found() -> None:
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.fleet.strike(untold(lambda scene, elapsed: None))
+    stage.run(45)
+    stage.fleet.strike(untold(FAULTS["fail-fast errors"]))
+    stage.run(16)
+    (incident,) = stage.incidents
+    assert incident.subject == VICTIM
+    assert incident.causes[0].mechanism == "fail-fast errors"
 
 
 @pytest.mark.parametrize("mechanism", FAULTS)
