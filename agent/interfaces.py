@@ -79,6 +79,6 @@ def speed_bits_per_second(name: str) -> float | None:
 
 def _number(name: str, file: str) -> int | None:
     try:
-        return procfs.whole(procfs.read(str(INTERFACES / name / file)).strip())
+        return procfs.whole(procfs.read(f"{INTERFACES}/{name}/{file}").strip())
     except (OSError, ValueError):  # it is switched off, or the driver does not know: -1
         return None

@@ -55,7 +55,11 @@ class Session:
         watch = threading.Thread(target=self._watch, name="session", daemon=True)
         watch.start()
         try:
-            yield from self._call
+            # gRPC wakes ten times a second while it waits for a message: it is asked for one only when one is due.
+            self._call.add_callback(self.end)
+            for message in self._call:
+                yield message
+                self._wait_owing()
         except grpc.RpcError as error:
             if self._overdue:
                 raise Broken(f"it has not answered for {ANSWER_SECONDS_MAX:g} s") from error
@@ -64,6 +68,11 @@ class Session:
         finally:
             self.end()
             watch.join()
+
+    def _wait_owing(self) -> None:
+        """Until the collector owes an answer, or the stream is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._after is None or bool(self._in_flight))
 
     def welcome(self, high_water_mark: int) -> None:
         """The collector wants what comes after `high_water_mark`."""
@@ -114,6 +123,7 @@ class Session:
                     if not self._in_flight:
                         self._owing_since = self._clock.monotonic()
                     self._in_flight[record.seq] = record.window
+                    self._changed.notify_all()
                 yield pb.AgentMessage(window=pb.Window.FromString(record.window))
         finally:
             cursor.close()

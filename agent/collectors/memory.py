@@ -8,6 +8,9 @@ from trimtab.agent import procfs
 from trimtab.agent.counters import Rise
 from trimtab.agent.registry import Host, Reading, Signal
 
+_COUNTERS = ("pswpin ", "pgmajfault ", "oom_kill ")
+"""How their lines in /proc/vmstat begin; nearly two hundred others are not looked at."""
+
 
 class Memory:
     """How much is left, and what running short of it costs."""
@@ -30,7 +33,8 @@ class Memory:
         memory = psutil.virtual_memory()
         reading.set("node", self._node, "memory_available_bytes", memory.available)
         reading.set("node", self._node, "memory_total_bytes", memory.total)
-        rose = self._rise.since(procfs.counters(procfs.read("/proc/vmstat")))
+        lines = procfs.read("/proc/vmstat").splitlines()
+        rose = self._rise.since(procfs.counters("\n".join(line for line in lines if line.startswith(_COUNTERS))))
         for name, counter, unit in (
             ("swap_in_bytes_per_second", "pswpin", procfs.PAGE_BYTES),
             ("major_faults_per_second", "pgmajfault", 1),

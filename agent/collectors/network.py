@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import fields
 
 from trimtab.agent import interfaces, procfs
 from trimtab.agent.counters import Rise
-from trimtab.agent.interfaces import Link
+from trimtab.agent.interfaces import Link, Traffic
 from trimtab.agent.registry import Host, Reading, Signal
 
 SPEED_SECONDS = 10.0
 """Between two looks at a speed, for which some drivers ask their card. A link that went down or came up is looked at at once."""
 
+_COUNTERS = tuple(field.name for field in fields(Traffic))
 _OF_NODE = {
     "network_receive_bytes_per_second": "receive_bytes",
     "network_transmit_bytes_per_second": "transmit_bytes",
@@ -63,7 +64,7 @@ class Network:
             self._names = frozenset(traffic)
             self._cards = interfaces.hardware(self._names)
         now: dict[tuple[str, str], float] = {
-            (card, counter): value for card in self._cards for counter, value in asdict(traffic[card]).items()
+            (card, counter): getattr(traffic[card], counter) for card in self._cards for counter in _COUNTERS
         }
         now["", "retransmits"] = procfs.tcp_retransmits(procfs.read("/proc/net/snmp"))
         rose = self._rise.since(now)

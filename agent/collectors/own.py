@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import resource
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from trimtab.agent import procfs
 from trimtab.agent.registry import Host, Reading, Signal
 
 
@@ -89,7 +89,7 @@ class Own:
         vitals = self._vitals
         values = {
             "agent_cpu_used_cores": (self._cpu_seconds - before) / reading.seconds,
-            "agent_memory_resident_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * self._page_bytes,
+            "agent_memory_resident_bytes": procfs.whole(procfs.read("/proc/self/statm").split()[1]) * self._page_bytes,
             "agent_spool_bytes": vitals.spool_bytes,
             "agent_windows_lost": vitals.windows_lost,
             "agent_windows_refused": vitals.windows_refused,

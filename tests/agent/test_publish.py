@@ -281,6 +281,18 @@ def test_an_idle_stream_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -
     assert len(bench.service.hellos) == 1
 
 
+def test_the_end_of_an_idle_stream_is_noticed_at_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    bench.publisher.start()
+    bench.append(1)
+    until(bench.delivered)
+    bench.service.stop()
+    until(lambda: bool(messages(caplog, "is away")))
+    bench.service.start()
+    until(lambda: len(bench.service.hellos) >= 2, publish._BACKOFF_SECONDS_MAX + 3)
+    bench.append(1)
+    until(bench.delivered)
+
+
 def test_an_answer_for_what_was_not_sent_breaks_the_stream(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     def bad(requests: Iterator[pb.AgentMessage], context: object) -> Iterator[pb.CollectorMessage]:
         yield pb.CollectorMessage(welcome=pb.Welcome())
