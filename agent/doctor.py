@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from trimtab import Check
 from trimtab.agent.bpf.capability import what_is_missing
 from trimtab.agent.clock import SystemClock
@@ -13,16 +15,18 @@ from trimtab.agent.settings import default_node
 def checks() -> list[Check]:
     """eBPF in detail, every collector, and the serving instances found."""
     host = Host(default_node(), SystemClock())
-    return [*what_is_missing(), *(_opens(collector(), host) for collector in discover()), _instances(host)]
+    # All are opened before the first is closed: some share a program that takes a second to compile.
+    with ExitStack() as opened:
+        return [*what_is_missing(), *(_opens(collector(), host, opened) for collector in discover()), _instances(host)]
 
 
-def _opens(collector: Collector, host: Host) -> Check:
+def _opens(collector: Collector, host: Host, opened: ExitStack) -> Check:
     name = f"signals: {collector.name}"
     try:
         collector.open(host)
     except Unavailable as why:
         return Check(name, False if why.remedy else None, f"unknown: {why.reason}", why.remedy)
-    collector.close()
+    opened.callback(collector.close)
     return Check(name, True, ", ".join(sorted({signal.kind for signal in collector.signals})))
 
 
