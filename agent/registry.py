@@ -53,6 +53,8 @@ class Instance:
     """Where balancers reach it: "127.0.0.1:8080"."""
     models: tuple[str, ...] = ()
     """The models it serves, sorted."""
+    grpc_port: int = 0
+    """Where it takes requests by gRPC too; 0 for nowhere."""
     urls: dict[str, str] = field(default_factory=dict, hash=False)
     """Endpoints of the runtime's own, by their role."""
     headers: dict[str, str] = field(default_factory=dict, hash=False, repr=False)

@@ -34,6 +34,7 @@ _RATES = {
 _REASONS = {"http2": "HTTP/2", "tls": "TLS", "other": "not HTTP"}
 """Why a connection is not measured, as a label says it."""
 _NEVER_NS = (1 << 64) - 1
+_UNMEASURED = "connections_unmeasured_per_second"
 
 
 class Latency:
@@ -64,7 +65,7 @@ class Latency:
         Signal("requests_in_flight", "1", "requests that arrived and have no answer yet", "instance"),
         Signal("connections_per_second", "1/s", "connections accepted by the kernel", "instance", rate=True),
         Signal(
-            "connections_unmeasured_per_second",
+            _UNMEASURED,
             "1/s",
             "connections found to speak HTTP/2, TLS or no HTTP: their requests are unknown; the label latency_unknown names it",
             "instance",
@@ -94,13 +95,18 @@ class Latency:
     def read(self, reading: Reading) -> None:
         has_queue = self._follow_switches()
         watched = {(instance.netns, instance.port): instance for instance in reading.instances}
-        left_out = self._counters.watch(set(watched))
+        by_grpc = {
+            (instance.netns, instance.grpc_port): instance for instance in reading.instances if instance.grpc_port
+        }
+        left_out = self._counters.watch(watched.keys() | by_grpc.keys())
         if left_out and not self._full:
             log.warning("request latency: only %d instances are watched; unknown for the rest", INSTANCES_MAX)
         self._full = bool(left_out)
         self._host.remotes.offer(self._program.maps["remotes"], self._counters.slots())
-        now = {endpoint: self._counters.read(endpoint) for endpoint in watched.keys() - left_out}
-        for endpoint in now.keys() & self._before.keys():
+        now = {endpoint: self._counters.read(endpoint) for endpoint in (watched.keys() | by_grpc.keys()) - left_out}
+        for endpoint in now.keys() & self._before.keys() & by_grpc.keys():
+            self._tell_unmeasured(reading, by_grpc[endpoint], self._before[endpoint], now[endpoint])
+        for endpoint in now.keys() & self._before.keys() & watched.keys():
             self._fill(reading, watched[endpoint], self._before[endpoint], now[endpoint], has_queue)
             in_flight = self._counters.in_flight(endpoint, now[endpoint])
             reading.set("instance", watched[endpoint].id, "requests_in_flight", in_flight)
@@ -138,11 +144,7 @@ class Latency:
         rise = {name: total[name] - earlier[name] for name in total}
         for signal, field in _RATES.items():
             reading.set("instance", instance.id, signal, rise[field] / reading.seconds)
-        unmeasured = sum(rise[reason] for reason in _REASONS)
-        reading.set("instance", instance.id, "connections_unmeasured_per_second", unmeasured / reading.seconds)
-        reasons = [text for reason, text in _REASONS.items() if total[reason]]
-        if reasons:
-            reading.label("instance", instance.id, latency_unknown=", ".join(reasons))
+        self._tell_unmeasured(reading, instance, before, now)
         for signal, field in _SKETCHES.items():
             sum_ns = rise[f"{field}_sum_ns"]
             if sum_ns and (has_queue or field != "queue"):
@@ -151,6 +153,20 @@ class Latency:
                 if counts.any():
                     sketch = Sketch(counts, sum_ns / 1e9, self._probability)
                     reading.sketch("instance", instance.id, signal, sketch)
+
+    def _tell_unmeasured(
+        self, reading: Reading, instance: Instance, before: NDArray[np.void], now: NDArray[np.void]
+    ) -> None:
+        """How many connections of one port are no HTTP/1, added to those of the other, and in which ways they are not."""
+        total, earlier = self._counters.counts(now), self._counters.counts(before)
+        rate = sum(total[reason] - earlier[reason] for reason in _REASONS) / reading.seconds
+        of_another_port = reading.values.get(("instance", instance.id, _UNMEASURED), 0.0)
+        reading.set("instance", instance.id, _UNMEASURED, of_another_port + rate)
+        reasons = {text for reason, text in _REASONS.items() if total[reason]}
+        if reasons:
+            told = reading.labels.get(("instance", instance.id), {}).get("latency_unknown")
+            reasons |= set(told.split(", ")) if told else set()
+            reading.label("instance", instance.id, latency_unknown=", ".join(sorted(reasons)))
 
     def _fill_host(self, reading: Reading) -> None:
         now = {

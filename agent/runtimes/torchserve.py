@@ -35,11 +35,13 @@ class TorchServe:
         return MAIN in process.command and PurePosixPath(process.command[0]).name == "java"
 
     def instance(self, process: ProcessInfo, node: str) -> Instance | None:
-        urls = torchserve_settings.urls(process)
+        settings = torchserve_settings.read(process)
+        urls = torchserve_settings.urls(process, settings)
         listeners = process.listeners()
         port = torchserve_settings.port(urls["inference"])
         if port not in listeners:
             return None
+        grpc_port = torchserve_settings.grpc_port(process, settings)
         instance_id = f"{node}/{port}"
         ports = {r: torchserve_settings.port(urls[r]) if urls[r].startswith("http:") else 0 for r in ROLES}
         return Instance(
@@ -50,6 +52,7 @@ class TorchServe:
             port=port,
             netns=process.netns(),
             addresses=reachable(process, listeners[port], port),
+            grpc_port=grpc_port if grpc_port in listeners else 0,
             urls=api.urls(instance_id, process, listeners, ports, self._told),
             headers=torchserve_settings.headers(process),
         )

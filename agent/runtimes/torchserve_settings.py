@@ -14,18 +14,32 @@ DEFAULTS = {
     "management": "http://127.0.0.1:8081",
     "metrics": "http://127.0.0.1:8082",
 }
+GRPC_PORT = 7070
+PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 PROPERTY = re.compile(r"((?:\\.|[^#!=:\s\\])(?:\\.|[^=:\s\\])*)\s*[=:\s]\s*(.*)")
 ESCAPED = re.compile(r"\\(.)")
 TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 
 
-def urls(process: ProcessInfo) -> dict[str, str]:
-    """The configured address of each role. TorchServe looks for its file in this order."""
+def read(process: ProcessInfo) -> dict[str, str]:
+    """Its settings file, which TorchServe looks for in this order; empty where there is none."""
     path = process.environment("TS_CONFIG_FILE") or process.option("-f", "--ts-config-file") or "config.properties"
     try:
-        settings = properties(process.text(path))
+        return properties(process.text(path))
     except FileNotFoundError:
-        settings = {}
+        return {}
+
+
+def grpc_port(process: ProcessInfo, settings: dict[str, str]) -> int:
+    """Where it takes requests by gRPC; 0 for nowhere."""
+    text = settings.get("grpc_inference_port") or str(GRPC_PORT)
+    if settings.get("enable_envvars_config") == "true":
+        text = process.environment("TS_GRPC_INFERENCE_PORT") or text
+    return int(text) if PORT.fullmatch(text) else 0
+
+
+def urls(process: ProcessInfo, settings: dict[str, str]) -> dict[str, str]:
+    """The configured address of each role."""
     found = {role: settings.get(f"{role}_address") or url for role, url in DEFAULTS.items()}
     if settings.get("enable_envvars_config") == "true":
         found = {role: process.environment(f"TS_{role.upper()}_ADDRESS") or url for role, url in found.items()}

@@ -54,6 +54,7 @@ class Triton:
             port=port,
             netns=process.netns(),
             addresses=reachable(process, listeners[port], port),
+            grpc_port=ports["grpc"] if ports["grpc"] in listeners and ports["grpc"] != port else 0,
             urls=api.urls(instance_id, process, listeners, {ROLE: ports["metrics"]}, self._told),
         )
 

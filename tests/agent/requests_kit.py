@@ -22,8 +22,8 @@ from trimtab.agent.registry import Host, Instance, Reading
 from trimtab.agent.sketch import loglinear
 from trimtab.agent.sketch.loglinear import Sketch
 
-_MISSING = [f"{check.detail}; {check.remedy}" for check in capability.what_is_missing() if not check.ok]
-needs_ebpf = [pytest.mark.ebpf, pytest.mark.skipif(bool(_MISSING), reason="; ".join(_MISSING))]
+MISSING = [f"{check.detail}; {check.remedy}" for check in capability.what_is_missing() if not check.ok]
+needs_ebpf = [pytest.mark.ebpf, pytest.mark.skipif(bool(MISSING), reason="; ".join(MISSING))]
 
 DEADLINE_SECONDS = 10.0
 NETNS = Path("/proc/self/ns/net").stat().st_ino

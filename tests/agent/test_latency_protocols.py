@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,30 @@ def test_http2_is_unknown(serve: Callable[..., Server], watch: Callable[..., Wat
             assert client.socket.recv(1024)
             client.socket.sendall(HEADERS_FRAME)
     unmeasured(seen, server.port, 3, "HTTP/2")
+
+
+def test_grpc_on_a_port_of_its_own_is_unknown_and_the_rest_is_measured(
+    serve: Callable[..., Server], watch: Callable[..., Watch]
+) -> None:
+    def handle(conversation: socket.socket) -> None:
+        while conversation.recv(65536):
+            conversation.sendall(SETTINGS_FRAME + HEADERS_FRAME)
+
+    plain, grpc = serve(), serve(handle)
+    serving = replace(instance(plain.port), grpc_port=grpc.port)
+    seen = watch(serving)
+    client = Client(plain.port)
+    for _ in range(5):
+        client.ask()
+    for _ in range(3):
+        stream = Client(grpc.port)
+        stream.socket.sendall(PREFACE)
+        assert stream.socket.recv(1024)
+    until(lambda: seen.count(serving, "connections_unmeasured_per_second") >= 3)
+    until(lambda: seen.count(serving) >= 5)
+    assert seen.read().labels["instance", serving.id] == {"latency_unknown": "HTTP/2"}
+    assert seen.count(serving, "connections_unmeasured_per_second") == 3
+    assert seen.count(serving) == seen.sampled(serving) == 5
 
 
 @pytest.fixture(scope="module")

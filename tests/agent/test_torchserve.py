@@ -19,9 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 import psutil
 import pytest
 
+from tests.agent import requests_kit
 from tests.agent.fakes import until
 from tests.agent.http_stub import answering, said_with
 from trimtab.agent.clock import SystemClock
@@ -208,9 +210,29 @@ def test_it_is_found_where_it_listens(open_server: Server) -> None:
         assert found
         assert (found.id, found.runtime, found.port) == (watch.subject, "torchserve", open_server.inference)
         assert found.addresses == (f"127.0.0.1:{open_server.inference}",)
+        assert f"grpc_inference_port={found.grpc_port}\n" in (open_server.folder / "server.properties").read_text()
         assert found.urls["management"] == f"http://127.0.0.1:{open_server.management}"
         assert found.netns == Path("/proc/self/ns/net").stat().st_ino
         assert watch.reading.labels["instance", watch.subject] == {"model": "tiny"}
+
+
+@pytest.mark.fleet
+@pytest.mark.ebpf
+@pytest.mark.skipif(bool(requests_kit.MISSING), reason="; ".join(requests_kit.MISSING))
+def test_its_grpc_is_unknown_by_ebpf_and_says_so(open_server: Server) -> None:
+    with Watch(open_server) as watch:
+        found = watch.instance
+        assert found
+    seen = requests_kit.Watch(found)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{found.grpc_port}") as channel:
+            ping = channel.unary_unary("/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping")
+            assert b"Healthy" in ping(b"", timeout=20, wait_for_ready=True)
+        until(lambda: seen.count(found, "connections_unmeasured_per_second") == 1)
+        assert seen.read().labels["instance", found.id] == {"latency_unknown": "HTTP/2"}
+        assert seen.count(found) == 0
+    finally:
+        seen.collector.close()
 
 
 @pytest.mark.fleet
@@ -373,7 +395,8 @@ def test_where_the_settings_are_looked_for(monkeypatch: pytest.MonkeyPatch) -> N
     defaults = {"management": "http://127.0.0.1:8081", "metrics": "http://127.0.0.1:8082"}
 
     def urls(*command: str) -> dict[str, str]:
-        return torchserve_settings.urls(ProcessInfo(1, 0.0, command))
+        process = ProcessInfo(1, 0.0, command)
+        return torchserve_settings.urls(process, torchserve_settings.read(process))
 
     assert urls() == {"inference": "http://127.0.0.1:1", **defaults}
     assert urls("-f", "/etc/given")["inference"] == "http://0.0.0.0:2"

@@ -37,7 +37,12 @@ def test_it_is_found_by_its_command(tmp_path: Path) -> None:
 
 def test_without_http_it_is_known_by_its_grpc_port(tmp_path: Path) -> None:
     with triton(tmp_path, "triton_25.12_loaded.txt", "--allow-http", "false") as server:
-        assert found(server).port == server.ports[1]
+        assert (found(server).port, found(server).grpc_port) == (server.ports[1], 0)
+
+
+def test_its_grpc_port_is_known_beside_http(tmp_path: Path) -> None:
+    with triton(tmp_path, "triton_25.12_loaded.txt") as server:
+        assert (found(server).port, found(server).grpc_port) == (server.ports[0], server.ports[1])
 
 
 def test_without_metrics_it_is_unknown_and_said_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
