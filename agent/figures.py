@@ -14,9 +14,11 @@ from trimtab.agent import procfs
 from trimtab.agent.clock import Clock
 from trimtab.agent.collectors.own import Reads, Vitals
 from trimtab.agent.losses import LOSSES
-from trimtab.agent.metrics import Figure, Values
 from trimtab.agent.probes import Probes
 from trimtab.agent.spool import Spool
+from trimtab.agent.wire.metrics import Figure, Values
+
+PREFIX = "trimtab_agent_"
 
 
 def figures_of(vitals: Vitals, spool: Spool, probes: Probes, clock: Clock, spool_bytes_max: int) -> list[Figure]:

@@ -12,11 +12,9 @@ from trimtab import Exit, TrimtabError, __version__
 from trimtab.agent.clock import Clock
 from trimtab.agent.collectors.own import Own, Vitals
 from trimtab.agent.collectors.talkers import Talkers
-from trimtab.agent.exposition import serve
-from trimtab.agent.figures import figures_of
+from trimtab.agent.figures import PREFIX, figures_of
 from trimtab.agent.instances import Discovery
 from trimtab.agent.loop import Loop
-from trimtab.agent.metrics import Metrics
 from trimtab.agent.probes import Probes
 from trimtab.agent.publish import Publisher
 from trimtab.agent.registry import Collector, Host, discover
@@ -25,6 +23,8 @@ from trimtab.agent.spool import Spool
 from trimtab.agent.window import Builder
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import PROTOCOL, Malformed, check_labels, check_node_name
+from trimtab.agent.wire.exposition import PATH, serve
+from trimtab.agent.wire.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def run(
     collectors = _enabled(disable, vitals)
     spool = Spool(state / "spool", settings.spool_bytes_max, vitals, settings.spool_age_seconds_max, clock)
     probes = Probes(settings.sampling_probability)
-    metrics = Metrics()
+    metrics = Metrics(PREFIX)
     metrics.add(*figures_of(vitals, spool, probes, clock, settings.spool_bytes_max))
     page = None
 
@@ -81,7 +81,7 @@ def run(
             keep=keep,
             vitals=vitals,
         )
-        page = serve(settings.metrics_listen, metrics.page, clock)
+        page = serve(settings.metrics_listen, {PATH: metrics.page}, clock, "agent.metrics_listen")
         publisher.start()
         try:
             loop.run(stop)

@@ -19,6 +19,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 _PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 Port = Annotated[str, msgspec.Meta(pattern=rf"^.+:{_PORT}$")]
+UrlOrNone = Annotated[str, msgspec.Meta(pattern=r"^(https?://[^\s]+)?$")]
 PortOrNone = Annotated[str, msgspec.Meta(pattern=rf"^(.+:{_PORT})?$")]
 
 DISK_TROUBLE = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}

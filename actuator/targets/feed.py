@@ -11,6 +11,7 @@ from trimtab.actuator.snapshot import Cache, Snapshot
 from trimtab.agent.settings import Tls
 from trimtab.agent.wire import channel
 from trimtab.agent.wire import routing_pb2 as pb
+from trimtab.agent.wire.introspection import Introspection
 from trimtab.agent.wire.routing_pb2_grpc import RoutingServicer, add_RoutingServicer_to_server
 
 WATCHERS_MAX = 64
@@ -33,6 +34,7 @@ class Feed(RoutingServicer):
     def start(self, listen: str, tls: Tls) -> int:
         """Serve on `listen`; the port. Raises TrimtabError when it cannot."""
         self._server, port = channel.server(listen, tls, "actuator.listen", WATCHERS_MAX + _SPARE_THREADS)
+        self._introspection = Introspection(self._server, "trimtab.routing.v1.Routing")
         add_RoutingServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
         self._server.start()
         return port
@@ -41,6 +43,7 @@ class Feed(RoutingServicer):
         """Send what was published last, then end every stream."""
         self._stop.set()
         if self._server:
+            self._introspection.stopping()
             self._server.stop(grace=2 * _POLL_SECONDS).wait()
 
     def WatchRouting(  # noqa: N802 - gRPC's name

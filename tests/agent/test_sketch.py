@@ -263,6 +263,8 @@ def test_the_wire_changes_nothing(parts: list[tuple[list[int], float]]) -> None:
     column = pack_sketches(0, "request_latency", "s", range(len(parts)), sketches)
     back = unpack_sketches(pb.SketchColumn.FromString(column.SerializeToString()), schema)
     assert (back.table, back.name, back.unit) == (0, "request_latency", "s")
-    assert (back.dense == np.stack([s.counts for s in sketches])).all()
+    dense = np.zeros((len(sketches), BUCKETS), dtype=np.int64)
+    dense[back.owners, back.buckets] = back.counts
+    assert (dense == np.stack([s.counts for s in sketches])).all()
     assert back.sums.tolist() == [s.sum_seconds for s in sketches]
     assert back.probabilities.tolist() == [s.probability for s in sketches]

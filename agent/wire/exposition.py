@@ -1,4 +1,4 @@
-"""A page over HTTP for those on this host, such as a Prometheus that scrapes the agent. One thread, and a limit on everything.
+"""Pages over HTTP for those on this host, such as a Prometheus that scrapes a service. One thread, and a limit on everything.
 
 Neither `http.server` nor a framework: a thread or a task for each connection is what a hostile client wants. Here there are at most
 `CONNECTIONS_MAX`; who comes after pushes the oldest out, so a scraper that says at once what it wants is served through a flood.
@@ -11,7 +11,7 @@ import logging
 import selectors
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from trimtab import Exit, TrimtabError
@@ -31,8 +31,20 @@ FRESH_SECONDS = 0.2
 # Above the connections that are kept, or a flood would have the kernel turn a good scraper away for a second.
 _BACKLOG = 128
 
-Page = Callable[[str], tuple[str, Callable[[], bytes]]]
-"""Given an Accept header, the content type of the page, one of a few, and what makes it."""
+Page = Callable[[str, str], tuple[str, Callable[[], bytes]]]
+"""Given an Accept header and a query: the content type, one of a few, and what makes the page. Raises Wrong for what it cannot answer."""
+
+
+class Wrong(Exception):
+    """What is asked for cannot be had: one line why."""
+
+    status = "400 Bad Request"
+
+
+class NotNow(Wrong):
+    """It can be had at another time."""
+
+    status = "503 Service Unavailable"
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +63,7 @@ class Exposition:
     Raises TrimtabError when others than this host could read it, and OSError where it cannot listen.
     """
 
-    def __init__(self, listen: str, page: Page, clock: Clock, field_name: str = "agent.metrics_listen") -> None:
+    def __init__(self, listen: str, pages: Mapping[str, Page], clock: Clock, field_name: str) -> None:
         host, _, port = listen.rpartition(":")
         if not is_loopback(listen) or host.startswith("unix"):
             message = f"{field_name} = {listen!r}: this page has no lock: use 127.0.0.1, and have a local scraper or proxy carry it on"
@@ -61,10 +73,10 @@ class Exposition:
         self._listener = socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
         self._listener.setblocking(False)
         self.port: int = self._listener.getsockname()[1]
-        self._page = page
+        self._pages = pages
         self._clock = clock
         self._clients: list[_Client] = []
-        self._made: dict[str, tuple[float, bytes]] = {}
+        self._made: dict[tuple[str, str], tuple[float, bytes]] = {}
         self._wake, self._woken = socket.socketpair()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
@@ -84,7 +96,7 @@ class Exposition:
             try:
                 self._turn()
             except Exception:  # the top of the loop: whoever it was for is let go, and the next is served
-                log.exception("serving the agent's metrics failed")
+                log.exception("serving metrics failed")
                 self._hang_up_all()
         self._hang_up_all()
         self._selector.close()
@@ -152,21 +164,27 @@ class Exposition:
         target, _, version = rest.partition(" ")
         if not version.startswith("HTTP/1."):
             return _response("400 Bad Request", b"this is no HTTP/1\n")
-        if target.partition("?")[0] != PATH:
-            return _response("404 Not Found", f"the metrics are at {PATH}\n".encode())
+        path, _, query = target.partition("?")
+        if path not in self._pages:
+            return _response("404 Not Found", f"the metrics are at {' and '.join(self._pages)}\n".encode())
         if method not in {"GET", "HEAD"}:
             return _response("405 Method Not Allowed", b"GET it\n", "Allow: GET, HEAD\r\n")
         accept = ",".join(line[7:].strip() for line in lines if line[:7].lower() == "accept:")
-        response = self._rendered(accept)
+        try:
+            response = self._rendered(path, accept, query)
+        except Wrong as error:
+            return _response(error.status, f"{error}\n".encode())
         return response if method == "GET" else response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
-    def _rendered(self, accept: str) -> bytes:
-        content_type, make = self._page(accept)
-        made_at, response = self._made.get(content_type, (-FRESH_SECONDS, b""))
+    def _rendered(self, path: str, accept: str, query: str) -> bytes:
+        content_type, make = self._pages[path](accept, query)
+        if query:
+            return _response("200 OK", make(), content_type=content_type)
+        made_at, response = self._made.get((path, content_type), (-FRESH_SECONDS, b""))
         now = self._clock.monotonic()
         if now - made_at >= FRESH_SECONDS:
             response = _response("200 OK", make(), content_type=content_type)
-            self._made[content_type] = (now, response)
+            self._made[path, content_type] = (now, response)
         return response
 
     def _hang_up_all(self) -> None:
@@ -185,15 +203,19 @@ def _response(status: str, body: bytes, more: str = "", content_type: str = "tex
     return head.encode() + body
 
 
-def serve(listen: str, page: Page, clock: Clock) -> Exposition | None:
-    """None where `listen` is empty, or, said in the log, taken: an agent that is not scraped is better than none. Raises TrimtabError."""
+def serve(listen: str, pages: Mapping[str, Page], clock: Clock, field_name: str) -> Exposition | None:
+    """None where `listen` is empty, or, said in the log, taken: a service that is not scraped is better than none. Raises TrimtabError.
+
+    `field_name` is the setting that `listen` comes from.
+    """
     if not listen:
         return None
     try:
-        return Exposition(listen, page, clock)
+        return Exposition(listen, pages, clock, field_name)
     except OSError as error:
         log.warning(
-            'agent.metrics_listen = %r: %s; the agent\'s metrics are not served: free the port, set another, or set it to ""',
+            '%s = %r: %s; its metrics are not served: free the port, set another, or set it to ""',
+            field_name,
             listen,
             error.strerror or error,
         )

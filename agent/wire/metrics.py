@@ -15,7 +15,6 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 log = logging.getLogger(__name__)
 
-PREFIX = "trimtab_agent_"
 SAMPLES_MAX = 256
 """Of one metric; there are far fewer collectors and probes."""
 
@@ -35,9 +34,10 @@ class Figure:
 
 
 class Metrics:
-    """All figures of this agent. A collector, in the sense of prometheus_client."""
+    """All figures of a service, whose names begin with `prefix`. A collector, in the sense of prometheus_client."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
         self._figures: dict[str, Figure] = {}
         self._broken: set[str] = set()
 
@@ -52,7 +52,7 @@ class Metrics:
         """Every metric, read now. One that cannot be read has no samples."""
         for figure in self._figures.values():
             make = CounterMetricFamily if figure.kind == "counter" else GaugeMetricFamily
-            family = make(PREFIX + figure.name, figure.help, labels=[figure.label] if figure.label else [])
+            family = make(self._prefix + figure.name, figure.help, labels=[figure.label] if figure.label else [])
             values = self._read(figure)
             samples = values.items() if isinstance(values, Mapping) else (("", values),)
             for label, value in islice(samples, SAMPLES_MAX):
@@ -60,7 +60,7 @@ class Metrics:
                     family.add_metric([label] if figure.label else [], value)
             yield family
 
-    def page(self, accept: str) -> tuple[str, Callable[[], bytes]]:
+    def page(self, accept: str, query: str) -> tuple[str, Callable[[], bytes]]:
         """The format that an Accept header asks for, OpenMetrics or Prometheus' own: its content type, and what makes the page."""
         # The library's own choice repeats the version that the scraper names, whatever it is.
         media = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
@@ -74,5 +74,7 @@ class Metrics:
         except Exception as error:  # noqa: BLE001 - one figure must not take the others down
             if figure.name not in self._broken:
                 self._broken.add(figure.name)
-                log.warning("metric %s%s cannot be read: %s: %s", PREFIX, figure.name, type(error).__name__, error)
+                log.warning(
+                    "metric %s%s cannot be read: %s: %s", self._prefix, figure.name, type(error).__name__, error
+                )
             return math.nan
