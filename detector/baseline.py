@@ -26,7 +26,9 @@ class Baseline:
         self._ring: Matrix = np.full((0, DEPTH, len(floors)), np.nan, dtype=np.float32)
         self._offered = np.zeros(0, dtype=np.int64)
         self._taken = np.zeros(0, dtype=np.int64)
-        self._usual: tuple[Matrix, Matrix] | None = None
+        self._usual: tuple[Matrix, Matrix] = self._ring[:, 0], self._ring[:, 0]
+        # Rows whose memory changed since `_usual` was told.
+        self._changed = np.zeros(0, dtype=np.bool_)
 
     def resize(self, rows: int) -> None:
         more = rows - len(self._ring)
@@ -36,10 +38,10 @@ class Baseline:
         self._ring = np.concatenate([self._ring, empty])
         self._offered = np.concatenate([self._offered, np.zeros(more, dtype=np.int64)])
         self._taken = np.concatenate([self._taken, np.zeros(more, dtype=np.int64)])
-        self._usual = None
+        self._changed = np.concatenate([self._changed, np.ones(more, dtype=np.bool_)])
 
     def forget(self, rows: NDArray[np.int64]) -> None:
-        self._ring[rows], self._usual = np.nan, None
+        self._ring[rows], self._changed[rows] = np.nan, True
         self._offered[rows] = self._taken[rows] = 0
 
     def learn(self, window: Matrix, healthy: NDArray[np.bool_]) -> None:
@@ -50,24 +52,30 @@ class Baseline:
         if len(rows):
             self._ring[rows, self._taken[rows] % DEPTH] = window[rows]
             self._taken[rows] += 1
-            self._usual = None
+            self._changed[rows] = True
 
     def usual(self) -> tuple[Matrix, Matrix]:
         """Median and spread, float32 [rows, features]; NaN where fewer than the warm-up are known."""
-        if self._usual is None:
-            middle = robust.median(self._ring, axis=1)
-            scale = np.maximum(robust.spread(self._ring, middle, axis=1), self._floors)
-            cold = np.count_nonzero(~np.isnan(self._ring), axis=1) < self._warmup
-            self._usual = np.where(cold, np.nan, middle), np.where(cold, np.nan, scale)
+        rows = np.flatnonzero(self._changed)
+        if len(rows):
+            known = self._ring[rows, : int(self._taken[rows].max(initial=0))]
+            middle = robust.median(known, axis=1)
+            scale = np.maximum(robust.spread(known, middle, axis=1), self._floors)
+            cold = np.count_nonzero(~np.isnan(known), axis=1) < self._warmup
+            more = len(self._ring) - len(self._usual[0])
+            # Copies: what was told before stays as it is.
+            told = [np.concatenate([u, np.full((more, u.shape[1]), np.nan, dtype=np.float32)]) for u in self._usual]
+            told[0][rows], told[1][rows] = np.where(cold, np.nan, middle), np.where(cold, np.nan, scale)
+            self._usual = told[0], told[1]
+            self._changed[:] = False
         return self._usual
 
-    def score(self, window: Matrix) -> NDArray[np.float32]:
-        """float32 [rows] in [0, 1]: z² / (z² + 4²) of the feature that is most above what is usual; NaN where none is known."""
+    def scores(self, window: Matrix) -> Matrix:
+        """float32 [rows, features] in [0, 1], of each feature alone: z² / (z² + 4²)."""
         middle, scale = self.usual()
         z = np.maximum((window - middle) / scale, 0)
-        worst = np.max(np.where(np.isnan(z), -1, z), axis=1, initial=-1)
-        score: NDArray[np.float32] = np.where(worst < 0, np.nan, worst**2 / (worst**2 + _HALF**2)).astype(np.float32)
-        return score
+        scores: Matrix = (z**2 / (z**2 + _HALF**2)).astype(np.float32)
+        return scores
 
     def save(self) -> State:
         return {"ring": self._ring.copy(), "offered": self._offered.copy(), "taken": self._taken.copy()}
@@ -80,5 +88,11 @@ class Baseline:
         ring, counts = state["ring"], (state["offered"], state["taken"])
         if ring.ndim != 3 or ring.shape[1:] != self._ring.shape[1:] or any(c.shape != ring.shape[:1] for c in counts):
             raise ValueError(f"state: a ring {ring.shape}; expected [instances, {DEPTH}, {len(self._floors)}]")
-        self._ring, self._usual = ring.astype(np.float32), None
+        self._ring, self._changed = ring.astype(np.float32), np.ones(len(ring), dtype=np.bool_)
         self._offered, self._taken = (c.astype(np.int64) for c in counts)
+
+
+def worst(scores: Matrix) -> NDArray[np.float32]:
+    """float32 [rows]: the highest that is known of float32 [rows, features]; NaN where none is."""
+    highest: NDArray[np.float32] = np.fmax.reduce(scores, axis=1, initial=np.float32(np.nan))
+    return highest

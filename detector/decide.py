@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.detector.base import Matrix
+from trimtab.detector.baseline import worst
 from trimtab.detector.features import FEATURES, SCALE_FLOORS, Readings
 from trimtab.detector.own import Own
 from trimtab.detector.peers import Peers, peers_median
@@ -115,15 +116,10 @@ class Judge:
         """What to think of the instances now; `groups` and `nodes` are int64 [instances], equal for peers and for node mates."""
         settings, window = self._settings, readings.matrix()
         fresh = readings.age_seconds <= settings.stale_seconds + readings.slot_seconds
-        by_own, by_peers = self._own.score(window, groups), self._peers.score(window, groups)
+        own, of_group = self._own.scores(window, groups), self._peers.scores(window, groups)
+        by_own, by_peers = worst(own), worst(of_group)
         expected, of_peers = self._own.expected(window, groups), self._peers.expected(window, groups)
-        odd = np.zeros(window.shape, dtype=np.bool_)
-        apart = np.ones(window.shape, dtype=np.bool_)
-        for feature in range(len(FEATURES)):
-            only = np.where(np.arange(len(FEATURES)) == feature, window, np.nan)
-            odd[:, feature] = self._own.score(only, groups) >= 0.5
-            peers = self._peers.score(only, groups)
-            apart[:, feature] = np.isnan(peers) | (peers >= 0.5)
+        odd, apart = own >= 0.5, np.isnan(of_group) | (of_group >= 0.5)
         odd &= fresh[:, None] & self._matters(readings, window, expected, settings.latency_factor_min)
         large = odd & self._matters(readings, window, expected, settings.common_latency_factor_min)
         matters_to_peers = self._matters(readings, window, of_peers, settings.latency_factor_min)
@@ -244,10 +240,8 @@ class Judge:
 def _mean_of_others(values: NDArray[Any], groups: NDArray[np.int64]) -> NDArray[np.float64]:
     """float64 [rows, columns]: the mean of what is known of the other rows of the group; NaN where nothing is."""
     known = ~np.isnan(values)
-    total = np.zeros((int(groups.max(initial=-1)) + 1, values.shape[1]))
-    count = np.zeros_like(total)
-    np.add.at(total, groups, np.where(known, values, 0))
-    np.add.at(count, groups, known)
+    total = np.stack([np.bincount(groups, column) for column in np.where(known, values, 0).T], axis=1)
+    count = np.stack([np.bincount(groups, column) for column in known.T], axis=1)
     others = count[groups] - known
     rest = total[groups] - np.where(known, values, 0)
     mean: NDArray[np.float64] = np.divide(rest, others, out=np.full_like(rest, np.nan), where=others > 0)
@@ -272,7 +266,8 @@ class Common:
             if models[row]:
                 members.setdefault(f"model {models[row]}", []).append(row)
         members = {subject: group for subject, group in members.items() if len(group) > 1}
-        now = {s: bool(verdicts.common[group].mean() >= _SHARE_OF_GROUP) for s, group in members.items()}
+        common = verdicts.common.tolist()
+        now = {s: sum([common[row] for row in g]) >= _SHARE_OF_GROUP * len(g) for s, g in members.items()}
         self._last = {s: self._last.get(s, deque(maxlen=self._ticks)) for s in members}
         for subject, ill in now.items():
             self._last[subject].append(ill)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -13,6 +14,10 @@ from trimtab.detector.features import Readings
 from trimtab.detector.history import History
 from trimtab.detector.incident import Open
 from trimtab.detector.rows import Rows
+
+_FIGURES = (
+    "requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "memory_bytes", "age_seconds", "latency_mean",
+)  # fmt: skip
 
 
 def state(
@@ -25,30 +30,45 @@ def state(
 ) -> pb.FleetState:
     """Every instance that is known, in the order of their names."""
     out = pb.FleetState(unix_ns=now_unix_ns)
-    for instance, row in sorted(rows.row.items()):
-        entry = _incident(instance, row, rows, verdicts, incidents)
+    figures, scores = _figures(readings), verdicts.score.tolist()
+    for instance, row in rows.row.items():
+        entry = _incident(instance, row, rows, verdicts, incidents) if incidents else None
         cause = entry.incident.causes[0] if entry and entry.incident.causes else None
-        addresses = history.labels(instance).get("addresses", "")
+        rate, errors, in_flight, queue, utilisation, memory, age, mean, p50, p95, p99 = figures[row]
         out.instances.add(
             id=instance,
             node=rows.nodes[row],
             model=rows.models[row],
-            addresses=[address for address in addresses.split(",") if address],
+            addresses=_addresses(history.labels(instance).get("addresses", "")),
             incident=entry.incident.id if entry else "",
             mechanism=cause.mechanism if cause else "",
             confidence=cause.confidence if cause else math.nan,
-            score=float(verdicts.score[row]),
-            **_figures(readings, row),
+            score=scores[row],
+            requests_per_second=rate,
+            error_ratio=errors,
+            in_flight=in_flight,
+            queue=queue,
+            utilisation=utilisation,
+            memory_bytes=memory,
+            age_seconds=age,
+            latency_mean_seconds=mean,
+            latency_p50_seconds=p50,
+            latency_p95_seconds=p95,
+            latency_p99_seconds=p99,
         )
     return out
 
 
-def _figures(readings: Readings, row: int) -> dict[str, float]:
-    quantiles = dict(zip(("p50", "p95", "p99"), readings.quantiles[:, row].tolist(), strict=True))
-    names = ("requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "memory_bytes", "age_seconds")
-    figures = {name: float(getattr(readings, name)[row]) for name in names}
-    latency = {f"latency_{name}_seconds": value for name, value in quantiles.items()}
-    return figures | latency | {"latency_mean_seconds": float(readings.latency_mean[row])}
+def _figures(readings: Readings) -> list[list[float]]:
+    """By row, in the order of `_FIGURES`, then the quantiles."""
+    columns = [getattr(readings, name) for name in _FIGURES]
+    figures: list[list[float]] = np.stack([*columns, *readings.quantiles], axis=1).tolist()
+    return figures
+
+
+@lru_cache(maxsize=65536)
+def _addresses(label: str) -> tuple[str, ...]:
+    return tuple(address for address in label.split(",") if address)
 
 
 def _incident(instance: str, row: int, rows: Rows, verdicts: Verdicts, incidents: Mapping[str, Open]) -> Open | None:

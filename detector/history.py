@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.agent.sketch.loglinear import MIDDLES_SECONDS
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.columns import Sketches
 from trimtab.collector.window import Window
+from trimtab.detector.latencies import Piece, unpack
 from trimtab.detector.ring import Table
 from trimtab.detector.robust import Array
 
@@ -24,17 +23,9 @@ ERROR_RATES = ("errors_per_second", "request_errors_per_second")
 """What the serving runtime tells of its errors, and what the kernel saw of them: either may know what the other does not."""
 EVENTS_MAX = 512
 # What a sketch leaves behind in each slot: its weight, and its sums, so that means of any length can be had.
-_SUMS = {"request_latency": "latency", "request_queue": "queue"}
+_SUMS = [f"{prefix}_{part}" for prefix in ("latency", "queue") for part in ("count", "sum", "log_sum")]
+_FIRST_SUM = {"request_latency": 0, "request_queue": 3}
 _CLOCK_STEP_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Request latencies of some instances of a node in one slot, as (row, bucket, weight)."""
-
-    rows: NDArray[np.int64]
-    buckets: NDArray[np.int64]
-    weights: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +60,12 @@ class Node:
     events: deque[pb.Event] = field(default_factory=lambda: deque(maxlen=EVENTS_MAX))
     durations_ns: deque[int] = field(default_factory=lambda: deque(maxlen=5))
     schema_hash: bytes = b""
+    schema_tables: list[Table] = field(default_factory=list)
+    """In the schema's order."""
+    gpu_of: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """int64 [instances]: row of the GPU that each instance uses, the last of several; -1 for none."""
+    instances_table: int = -1
+    """Which of them is that of the instances."""
 
     @property
     def slot_seconds(self) -> float:
@@ -88,6 +85,10 @@ class Node:
         return newest
 
 
+_Waiting = tuple[Node, int, pb.SketchColumn]
+"""Sketches that are not entered yet: their node and slot."""
+
+
 class History:
     """The fleet's last `seconds`; for windows longer than a second, as many windows."""
 
@@ -99,29 +100,41 @@ class History:
 
     def observe(self, window: Window) -> None:
         """Put a window into its slots. Windows beyond the reach of the ring are ignored, and counted."""
-        node = self._node(window)
-        # A window belongs where its middle is; one that took long fills every slot that it mostly covers.
-        half = min(window.duration_ns, node.slot_ns) // 2
-        first = (window.start_unix_ns + half) // node.slot_ns
-        last = max(first, (window.start_unix_ns + window.duration_ns - half) // node.slot_ns)
-        if node.newest >= 0 and last <= node.newest - self.slots:
-            self.ignored += 1
-            return
-        if window.schema.hash != node.schema_hash:
-            _adopt(node, window.schema)
-        for slot in range(max(node.newest + 1, last - self.slots + 1) if node.newest >= 0 else last, last + 1):
-            for kept in node.tables.values():
-                kept.clear(slot)
-        node.newest = max(node.newest, last)
-        for slot in range(max(first, node.newest - self.slots + 1), last + 1):
-            for table, values in zip(window.schema.tables, window.values, strict=True):
-                node.tables[table.kind].put(slot, values)
-        for sketches in window.sketches:
-            if sketches.name in _SUMS and window.schema.tables[sketches.table].kind == INSTANCE:
-                _put_sketches(node, last, sketches)
-        node.events.extend(window.events)
-        for slot in [s for s in node.pieces if s <= node.newest - node.merge_slots()]:
-            del node.pieces[slot]
+        self.observe_all([window])
+
+    def observe_all(self, windows: Sequence[Window]) -> None:
+        """As `observe`, one after the other; of many at once each costs less."""
+        waiting: list[_Waiting] = []
+        for window in windows:
+            node = self._node(window)
+            # A window belongs where its middle is; one that took long fills every slot that it mostly covers.
+            half = min(window.duration_ns, node.slot_ns) // 2
+            first = (window.start_unix_ns + half) // node.slot_ns
+            last = max(first, (window.start_unix_ns + window.duration_ns - half) // node.slot_ns)
+            if node.newest >= 0 and last <= node.newest - self.slots:
+                self.ignored += 1
+                continue
+            if window.schema.hash != node.schema_hash:
+                # The rows of what waits are those of the schema before.
+                _put_sketches(waiting)
+                _adopt(node, window.schema)
+            for slot in range(max(node.newest + 1, last - self.slots + 1) if node.newest >= 0 else last, last + 1):
+                for kept in node.tables.values():
+                    kept.clear(slot)
+            node.newest = max(node.newest, last)
+            for slot in range(max(first, node.newest - self.slots + 1), last + 1):
+                for table, data in zip(node.schema_tables, window.message.values, strict=True):
+                    table.put(slot, data)
+            waiting += [
+                (node, last, column)
+                for column in window.message.sketches
+                if column.name in _FIRST_SUM and column.table == node.instances_table
+            ]
+            for slot in [s for s in node.pieces if s <= node.newest - node.merge_slots()]:
+                del node.pieces[slot]
+            if window.message.events:
+                node.events.extend(window.message.events)
+        _put_sketches(waiting)
 
     def forget(self, now_unix_ns: int, silent_seconds: float) -> None:
         """Drop the nodes that were silent for long, and those whose windows lie in the future because a clock was put back."""
@@ -140,18 +153,23 @@ class History:
 
     def labels(self, subject: str) -> dict[str, str]:
         """The subject's labels; empty when it is not known."""
-        found = self.find(subject)
-        return found[1].labels[subject] if found else {}
+        node = self.nodes.get(subject.partition("/")[0])
+        for table in node.tables.values() if node else ():
+            if subject in table.labels:
+                return table.labels[subject]
+        return {}
 
     def instances(self, model: str) -> list[str]:
         """Every instance that serves `model`."""
         return [i for i, labels in self.all(INSTANCE) if labels.get("model", "") == model]
 
-    def all(self, kind: int) -> Iterator[tuple[str, dict[str, str]]]:
-        """Every subject of a kind, and its labels."""
-        for node in self.nodes.values():
-            if kind in node.tables:
-                yield from node.tables[kind].labels.items()
+    def all(self, kind: int, node: str | None = None) -> Iterator[tuple[str, dict[str, str]]]:
+        """Every subject of a kind, and its labels; of one node only, where it is given."""
+        names = self.nodes if node is None else [node] if node in self.nodes else []
+        for name in names:
+            tables = self.nodes[name].tables
+            if kind in tables:
+                yield from tables[kind].labels.items()
 
     def courses(self, subject: str) -> Courses | None:
         """All signals of a subject, with `request_latency` and `request_queue` as means and `error_ratio`; None when it is not known."""
@@ -185,13 +203,28 @@ class History:
 def _adopt(node: Node, schema: pb.Schema) -> None:
     for table in schema.tables:
         if table.kind not in node.tables:
-            sums = [f"{s}_{part}" for s in _SUMS.values() for part in ("count", "sum", "log_sum")]
-            node.tables[table.kind] = Table(node.slots, sums if table.kind == INSTANCE else ())
+            node.tables[table.kind] = Table(node.slots, _SUMS if table.kind == INSTANCE else ())
         moved = node.tables[table.kind].adopt(table)
         if table.kind == INSTANCE:
             for slot, pieces in node.pieces.items():
                 node.pieces[slot] = [_move(piece, moved) for piece in pieces]
+    kinds = [table.kind for table in schema.tables]
+    node.schema_tables = [node.tables[kind] for kind in kinds]
+    node.instances_table = kinds.index(INSTANCE) if INSTANCE in kinds else -1
+    node.gpu_of = _gpus(node)
     node.schema_hash = schema.hash
+
+
+def _gpus(node: Node) -> NDArray[np.int64]:
+    instances, gpus = node.tables.get(INSTANCE), node.tables.get(GPU)
+    if instances is None:
+        return np.empty(0, dtype=np.int64)
+    of = dict.fromkeys(instances.ids, -1)
+    for row, gpu in enumerate(gpus.ids if gpus else ()):
+        for user in gpus.labels[gpu].get("instances", "").split(",") if gpus else ():
+            if user in of:
+                of[user] = row
+    return np.asarray(list(of.values()), dtype=np.int64)
 
 
 def _move(piece: Piece, moved: NDArray[np.int64]) -> Piece:
@@ -199,16 +232,19 @@ def _move(piece: Piece, moved: NDArray[np.int64]) -> Piece:
     return Piece(rows[rows >= 0], piece.buckets[rows >= 0], piece.weights[rows >= 0])
 
 
-def _put_sketches(node: Node, slot: int, sketches: Sketches) -> None:
-    table, prefix = node.tables[INSTANCE], _SUMS[sketches.name]
-    rows, weight = sketches.subjects.astype(np.int64), 1 / sketches.probabilities
-    table.add(slot, f"{prefix}_count", rows, sketches.dense.sum(axis=1) * weight)
-    table.add(slot, f"{prefix}_sum", rows, sketches.sums * weight)
-    table.add(slot, f"{prefix}_log_sum", rows, sketches.dense @ np.log(np.maximum(MIDDLES_SECONDS, 1e-9)) * weight)
-    if sketches.name == "request_latency":
-        which, buckets = np.nonzero(sketches.dense)
-        weights = (sketches.dense[which, buckets] * weight[which]).astype(np.float32)
-        node.pieces.setdefault(slot, []).append(Piece(rows[which], buckets, weights))
+def _put_sketches(waiting: list[_Waiting]) -> None:
+    """Enter what waits, and empty it."""
+    parts = unpack([column for _, _, column in waiting]) if waiting else []
+    for (node, slot, column), part in zip(waiting, parts, strict=True):
+        if slot <= node.newest - node.slots:
+            continue
+        table, first = node.tables[INSTANCE], _FIRST_SUM[column.name]
+        table.add(slot, first, part.rows, part.sums)
+        if column.name == "request_latency":
+            table.serve(slot, part.rows, part.sums[0] > 0)
+            if slot > node.newest - node.merge_slots():
+                node.pieces.setdefault(slot, []).append(part.piece)
+    waiting.clear()
 
 
 def _derive(courses: Courses) -> Courses:

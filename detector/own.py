@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.detector.base import Matrix, State
-from trimtab.detector.baseline import Baseline
+from trimtab.detector.baseline import Baseline, worst
 
 
 class Own:
@@ -28,7 +28,11 @@ class Own:
         return self._baseline.usual()[0]
 
     def score(self, window: Matrix, groups: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._baseline.score(window)
+        return worst(self.scores(window, groups))
+
+    def scores(self, window: Matrix, groups: NDArray[np.int64]) -> Matrix:
+        """float32 [instances, features]: as `score`, by each feature alone."""
+        return self._baseline.scores(window)
 
     def learn(self, window: Matrix, groups: NDArray[np.int64], healthy: NDArray[np.bool_]) -> None:
         self._baseline.learn(window, healthy)

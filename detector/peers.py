@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.detector.base import Matrix, State
-from trimtab.detector.baseline import Baseline
+from trimtab.detector.baseline import Baseline, worst
 
 PEERS_MIN = 2
 """With fewer peers nobody can say which of them is the odd one."""
@@ -32,7 +32,11 @@ class Peers:
         return expected
 
     def score(self, window: Matrix, groups: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._baseline.score(window - peers_median(window, groups))
+        return worst(self.scores(window, groups))
+
+    def scores(self, window: Matrix, groups: NDArray[np.int64]) -> Matrix:
+        """float32 [instances, features]: as `score`, by each feature alone."""
+        return self._baseline.scores(window - peers_median(window, groups))
 
     def learn(self, window: Matrix, groups: NDArray[np.int64], healthy: NDArray[np.bool_]) -> None:
         # A peer that is ill itself says nothing about what is usual.

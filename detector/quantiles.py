@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.agent.sketch.loglinear import BUCKETS, MIDDLES_SECONDS
-from trimtab.detector.history import Piece
+from trimtab.detector.latencies import Piece
 from trimtab.detector.robust import Array
 
 

@@ -11,6 +11,8 @@ from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.detector.robust import Array
 
 FLOAT32_MAX = 3e38
+# What is above zero where an instance serves.
+_SERVING = ("workers_ready",)
 
 
 class Table:
@@ -25,10 +27,19 @@ class Table:
         self.names: list[str] = []
         self.units: dict[str, str] = {}
         self.labels: dict[str, dict[str, str]] = {}
+        self.models: dict[str, str] = {}
+        """By id; empty for what serves none."""
         self.values: Array = np.full((slots, 0, 0), np.nan, dtype=np.float32)
         self.seen = np.empty(0, dtype=np.int64)
         """int64 [subjects]: the last slot in which the schema had the subject."""
+        self.served = np.empty(0, dtype=np.int64)
+        """int64 [subjects]: the last slot that showed it to serve, by its workers or its answers; -1 for none."""
+        self.layout: tuple[str, ...] = ()
+        """The names, to compare tables by."""
         self._sums = list(sums)
+        self._columns: dict[str, int] = {}
+        self._sum_columns: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._serving: list[int] = []
         self._shape = (0, 0)
         self._windows = np.zeros(slots, dtype=np.int64)
 
@@ -50,12 +61,17 @@ class Table:
         target = np.ix_(np.arange(len(values)), moved_columns[kept_columns], moved[kept_rows])
         values[target] = self.values[:, kept_columns][:, :, kept_rows]
         seen = np.full(len(ids), -1, dtype=np.int64)
-        seen[moved[kept_rows]] = self.seen[kept_rows]
+        served = seen.copy()
+        seen[moved[kept_rows]], served[moved[kept_rows]] = self.seen[kept_rows], self.served[kept_rows]
         self.units = {n: u for n, u in self.units.items() if n in columns} | {s.name: s.unit for s in table.series}
         labels = {s.id: dict(s.labels) for s in table.subjects}
         # What can no longer be read is still so: the instances of a GPU that fell off the bus.
         self.labels = {i: self.labels.get(i, {}) | labels.get(i, {}) for i in ids}
-        self.ids, self.names, self.values, self.seen = ids, names, values, seen
+        self.models = {i: known.get("model", "") for i, known in self.labels.items()}
+        self.ids, self.names, self.values, self.seen, self.served = ids, names, values, seen, served
+        self.layout, self._columns = tuple(names), columns
+        self._sum_columns = np.asarray([columns[n] for n in self._sums], dtype=np.int64)
+        self._serving = [columns[s.name] for s in table.series if s.name in _SERVING]
         return moved
 
     def clear(self, slot: int) -> None:
@@ -63,17 +79,30 @@ class Table:
         self.values[slot % len(self.values)] = np.nan
         self._windows[slot % len(self.values)] = 0
 
-    def put(self, slot: int, values: NDArray[np.float64]) -> None:
-        """Values [series, subjects] in the schema's order; several windows of one slot are averaged."""
+    def put(self, slot: int, data: bytes) -> None:
+        """Little-endian float64 [series, subjects] in the schema's order; several windows of one slot are averaged."""
         index, (series, subjects) = slot % len(self.values), self._shape
-        fresh = np.where(np.abs(values) < FLOAT32_MAX, values, np.nan).astype(np.float32)
+        values = np.frombuffer(data, dtype="<f8").reshape(self._shape)
+        if (np.abs(values) >= FLOAT32_MAX).any():
+            values = np.where(np.abs(values) < FLOAT32_MAX, values, np.nan)
         self._windows[index] += 1
         here = self.values[index, :series, :subjects]
-        step = (fresh - here) / np.float32(self._windows[index])
-        here[...] = np.where(np.isnan(here), fresh, np.where(np.isnan(fresh), here, here + step))
-        self.seen[:subjects] = np.maximum(self.seen[:subjects], slot)
+        if self._windows[index] == 1:
+            here[...] = values
+        else:
+            fresh = values.astype(np.float32)
+            step = (fresh - here) / np.float32(self._windows[index])
+            here[...] = np.where(np.isnan(here), fresh, np.where(np.isnan(fresh), here, here + step))
+        np.maximum(self.seen[:subjects], slot, out=self.seen[:subjects])
+        for row in self._serving:
+            self.serve(slot, slice(0, subjects), values[row] > 0)
 
-    def add(self, slot: int, name: str, rows: NDArray[np.int64], amounts: NDArray[np.float64]) -> None:
-        """Add to one of the `sums` of these subjects."""
-        here = self.values[slot % len(self.values), self.names.index(name)]
-        here[rows] = np.nan_to_num(here[rows]) + amounts
+    def add(self, slot: int, first: int, rows: NDArray[np.int64], amounts: NDArray[np.float64]) -> None:
+        """Add float64 [k, rows] to the `sums` from the `first` on of these subjects."""
+        at = slot % len(self.values), self._sum_columns[first : first + len(amounts), None], rows
+        here = self.values[at]
+        self.values[at] = np.where(np.isnan(here), 0, here) + amounts
+
+    def serve(self, slot: int, rows: slice | NDArray[np.int64], served: NDArray[np.bool_]) -> None:
+        """These subjects did serve in this slot, or not."""
+        self.served[rows] = np.where(served, np.maximum(self.served[rows], slot), self.served[rows])

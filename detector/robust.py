@@ -13,14 +13,23 @@ _MAD_TO_SIGMA = np.float32(1.4826)
 
 def median(values: Array, axis: int = -1) -> Array:
     """Median along `axis` of what is not NaN; NaN where nothing is. Several times as fast as numpy.nanmedian."""
-    ordered = np.sort(np.moveaxis(values, axis, -1), axis=-1)
-    known = np.count_nonzero(~np.isnan(ordered), axis=-1)[..., None]
+    # A copy in which each list lies in one piece: sorting goes through it several times as fast.
+    ordered = np.array(np.moveaxis(values, axis, -1), order="C")
     if not ordered.shape[-1]:
         return np.full(ordered.shape[:-1], np.nan, dtype=np.float32)
+    ordered.sort(axis=-1)
+    known = _known(ordered)[..., None]
     low = np.take_along_axis(ordered, np.maximum((known - 1) // 2, 0), axis=-1)
     high = np.take_along_axis(ordered, np.minimum(known // 2, ordered.shape[-1] - 1), axis=-1)
     middle: Array = np.where(known > 0, (low + high) / 2, np.nan)[..., 0].astype(np.float32)
     return middle
+
+
+def _known(values: Array) -> NDArray[np.int64]:
+    """How many along the last axis are not NaN. As a product, because numpy's sums of truth values are slow."""
+    ones = np.ones(values.shape[-1], dtype=np.float32)
+    count: NDArray[np.int64] = ((~np.isnan(values)).astype(np.float32) @ ones).astype(np.int64)
+    return count
 
 
 def spread(values: Array, middle: Array, axis: int = -1) -> Array:

@@ -21,10 +21,13 @@ class Rows:
         self.node_groups: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         """int64 [rows]: equal for instances on one node."""
         self.row: dict[str, int] = {}
+        """In the order of the names."""
+        self._known: dict[str, str] = {}
+        self._members: dict[str, list[int]] = {}
 
     def update(self, instances: Mapping[str, str]) -> NDArray[np.int64]:
         """These are the instances and their models; int64 [k]: the known rows that now stand for something else."""
-        known = {i: self.models[row] for i, row in self.row.items()}
+        known = self._known
         if known == instances:
             return np.empty(0, dtype=np.int64)
         changed = [self.row[i] for i, model in known.items() if instances.get(i) != model]
@@ -39,7 +42,12 @@ class Rows:
                         column.append("")
                 self.row[instance] = free.pop()
             self._put(self.row[instance], instance, model)
+        self.row, self._known = dict(sorted(self.row.items())), dict(instances)
         self.groups, self.node_groups = _numbers(self.models), _numbers(self.nodes)
+        self._members = {}
+        for row, (node, model) in enumerate(zip(self.nodes, self.models, strict=True)):
+            self._members.setdefault(node, []).append(row)
+            self._members.setdefault(f"model {model}", []).append(row)
         return np.asarray(changed, dtype=np.int64)
 
     def peers(self, instance: str) -> list[str]:
@@ -53,9 +61,7 @@ class Rows:
         """The rows of an instance, of "model NAME", or of a node."""
         if subject in self.row:
             return [self.row[subject]]
-        model = subject.removeprefix("model ")
-        names, name = (self.nodes, subject) if model == subject else (self.models, model)
-        return [row for row, each in enumerate(names) if each == name]
+        return self._members.get(subject, [])
 
     def _put(self, row: int, instance: str, model: str) -> None:
         self.ids[row], self.models[row], self.nodes[row] = instance, model, instance.partition("/")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 SILENT_SECONDS_MAX = 600.0
 """An instance that is silent for longer is forgotten."""
+PEERS_MAX = 64
+"""Medians of more tell nothing new; of a large fleet this many are compared with, spread over it."""
 # While its evidence still grows, an incident is explained anew this often, for so long.
 _EXPLAIN_SECONDS = 3.0
 _PROOF = 0.92
@@ -50,8 +53,7 @@ class Watch:
         self._incidents.start(journal, changed)
 
     def observe(self, windows: Sequence[Window]) -> None:
-        for window in windows:
-            self._history.observe(window)
+        self._history.observe_all(windows)
 
     def tick(self, now_unix_ns: int) -> pb.FleetState:
         seconds = min(10.0, max(0.0, (now_unix_ns - (self._last_tick_ns or now_unix_ns)) / 1e9))
@@ -74,13 +76,16 @@ class Watch:
     def _take_stock(self, now_unix_ns: int) -> None:
         """Which instances there are."""
         self._history.forget(now_unix_ns, SILENT_SECONDS_MAX)
-        instances = {}
+        instances: dict[str, str] = {}
         for node in self._history.nodes.values():
             table = node.tables.get(INSTANCE)
             reach = (now_unix_ns - SILENT_SECONDS_MAX * 1e9) / node.slot_ns
-            for row, instance in enumerate(table.ids if table else ()):
-                if table and table.seen[row] >= reach:
-                    instances[instance] = table.labels[instance].get("model", "")
+            if table is not None and (table.seen >= reach).all():
+                instances |= table.models
+            elif table is not None:
+                instances |= {
+                    i: table.models[i] for i, seen in zip(table.ids, table.seen, strict=True) if seen >= reach
+                }
         forgotten = self._rows.update(instances)
         self._judge.forget(forgotten)
         self._judge.resize(len(self._rows.ids))
@@ -160,8 +165,13 @@ class Watch:
         return onset(self._history, instances, near or well, signals, now_unix_ns)
 
     def _well(self, subject: str, verdicts: Verdicts) -> list[str]:
-        """The peers of an instance that are not worse than they were."""
-        return [peer for peer in self._rows.peers(subject) if not verdicts.worse[self._rows.row[peer]]]
+        """The peers of an instance that are not worse than they were: beyond `PEERS_MAX` those of its node and that many others."""
+        well = [peer for peer in self._rows.peers(subject) if not verdicts.worse[self._rows.row[peer]]]
+        if len(well) <= PEERS_MAX:
+            return well
+        home = f"{subject.partition('/')[0]}/"
+        near, far = [p for p in well if p.startswith(home)], [p for p in well if not p.startswith(home)]
+        return near + far[:: math.ceil(len(far) / PEERS_MAX)]
 
     def _open(self, finding: Finding, now_unix_ns: int) -> None:
         entry = self._incidents.raise_(finding, now_unix_ns)

@@ -62,8 +62,8 @@ class Case:
         """The GPUs that an instance uses."""
         return [
             gpu
-            for gpu, labels in self.history.all(GPU)
-            if gpu.startswith(f"{instance.partition('/')[0]}/") and instance in labels.get("instances", "").split(",")
+            for gpu, labels in self.history.all(GPU, instance.partition("/")[0])
+            if instance in labels.get("instances", "").split(",")
         ]
 
     def subjects(self, kind: int, instance: str) -> list[str]:
@@ -103,8 +103,7 @@ class Ranking:
         model = subject.removeprefix("model ")
         if model == subject and "/" in subject:
             return _explain_one(Case(history, subject, since_unix_ns, peers))
-        nodes = [i for i, _ in history.all(INSTANCE) if i.startswith(f"{subject}/")]
-        members = history.instances(model) if model != subject else nodes
+        members = history.instances(model) if model != subject else [i for i, _ in history.all(INSTANCE, subject)]
         cases = [Case(history, member, since_unix_ns, ()) for member in members[:MEMBERS_MAX]]
         return _explain_all(cases, subject, with_peers=model == subject)
 
@@ -200,8 +199,8 @@ def _neighbours(case: Case) -> list[pb.Cause]:
     suffering = case.moved(RUN_QUEUE)
     gpus = set(case.gpus(case.instance))
     causes = []
-    for other, _ in case.history.all(INSTANCE):
-        if other == case.instance or not other.startswith(f"{case.node}/"):
+    for other, _ in case.history.all(INSTANCE, case.node):
+        if other == case.instance:
             continue
         movements = case.movements(other)
         if movements is None or not (suffering or gpus & set(case.gpus(other))):

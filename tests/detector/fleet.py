@@ -16,8 +16,6 @@ from trimtab.agent.wire.columns import (
     pack_sketches,
     pack_values,
     schema_hash,
-    unpack_sketches,
-    unpack_values,
 )
 from trimtab.collector.window import Window
 from trimtab.detector.explain import Explainer
@@ -147,13 +145,9 @@ class Node:
         return Scene(signals, slower, dict.fromkeys(self.instances, 0.0), dict.fromkeys(self.instances, 1.0))
 
     def window(self, scene: Scene, start_ns: int, seconds: float) -> Window:
-        """The scene as the collector gets it: packed, sent, checked and unpacked."""
+        """The scene as the collector gets it."""
         message = self.message(scene, start_ns, seconds)
-        sketches = [unpack_sketches(column, self.schema) for column in message.sketches]
-        return Window(
-            self.name, "spool", self.seq, start_ns, message.duration_ns, self.schema,
-            unpack_values(message, self.schema), sketches, list(message.events),
-        )  # fmt: skip
+        return Window(self.name, "spool", self.seq, start_ns, message.duration_ns, self.schema, message)
 
     def message(self, scene: Scene, start_ns: int, seconds: float) -> pb.Window:
         """The scene as an agent sends it."""

@@ -14,8 +14,9 @@ from trimtab.agent.sketch.loglinear import BUCKETS, quantiles_seconds
 from trimtab.collector.window import Window
 from trimtab.detector import quantiles
 from trimtab.detector.changepoint import change_point
-from trimtab.detector.features import read
-from trimtab.detector.history import History, Piece
+from trimtab.detector.features import Readings, read
+from trimtab.detector.history import INSTANCE, History
+from trimtab.detector.latencies import Piece
 
 SECOND = 1_000_000_000
 
@@ -52,6 +53,57 @@ def test_order_does_not_matter(order: list[int]) -> None:
     np.testing.assert_allclose(a.values[:, -12:], b.values[:, -12:], rtol=1e-6)
     now = made[-1].start_unix_ns + SECOND
     np.testing.assert_allclose(read(first, ["n0/8080"], now, 10).matrix(), read(second, ["n0/8080"], now, 10).matrix())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0, 0.5), st.integers(1, 40))
+def test_many_windows_at_once_are_as_one_after_the_other(seed: int, late: float, most: int) -> None:
+    """Through changes of schema, lost and late windows, jumps beyond the ring, and another window length."""
+    chance = np.random.default_rng(seed)
+    fleets = [
+        Fleet([("m", "m"), ("m",)], seed=seed),
+        Fleet([("m", "k", "m"), ("m",)], seed=seed, gpus=True),
+        Fleet([("m", "m"), ("k", "m")], seed=seed, window_seconds=2.0),
+    ]
+    now, queue = fleets[0].now_ns, list[Window]()
+    for _ in range(40):
+        fleet = fleets[chance.choice(3, p=(0.5, 0.3, 0.2))]
+        now = fleet.now_ns = now + (70 * SECOND if chance.random() < 0.03 else 0)
+        queue += [w for w in fleet.step() if chance.random() < 0.9]
+        now = fleet.now_ns
+    order = np.argsort(np.arange(len(queue)) + np.where(chance.random(len(queue)) < late, 12, 0), kind="stable")
+    windows = [queue[k] for k in order]
+    single, many = History(60), History(60)
+    for window in windows:
+        single.observe(window)
+    while windows:
+        size = int(chance.integers(1, most + 1))
+        many.observe_all(windows[:size])
+        del windows[:size]
+    assert single.ignored == many.ignored
+    ids = [instance for instance, _ in single.all(INSTANCE)]
+    assert ids == [instance for instance, _ in many.all(INSTANCE)]
+    for subject in [*ids, "n0", "n1"]:
+        a, b = single.courses(subject), many.courses(subject)
+        assert a is not None
+        assert b is not None
+        np.testing.assert_array_equal(a.values, b.values)
+    first, second = read(single, ids, now, 10), read(many, ids, now, 10)
+    for name in Readings.__annotations__:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+def test_an_instance_is_read_the_same_in_any_company() -> None:
+    """Nodes of one layout are read side by side: that must not show."""
+    fleet, history = Fleet([("m", "m", "k"), ("k",), ("m", "m", "k")], gpus=True), History(60)
+    for _ in range(20):
+        history.observe_all(fleet.step())
+    together = read(history, fleet.instances, fleet.now_ns, 10)
+    for row, instance in enumerate(fleet.instances):
+        alone = read(history, [instance], fleet.now_ns, 10)
+        for name in Readings.__annotations__:
+            if name != "ids":
+                np.testing.assert_array_equal(getattr(together, name)[..., row], getattr(alone, name)[..., 0])
 
 
 def test_values_come_back_as_they_were() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.detector.faults import VICTIM, failing, hanging, signals, slow, together
 from tests.detector.fleet import Fleet, Noise, Scene, Stage
 from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire.columns import pack_values
 from trimtab.rootcause.rank import Ranking
 
 SECOND = 1_000_000_000
@@ -190,11 +191,11 @@ def test_the_runtimes_own_figures_serve_where_the_kernel_tells_none() -> None:
     for _ in range(75):
         for window in stage.fleet.step():
             table = next(k for k, t in enumerate(window.schema.tables) if t.subjects[0].id == VICTIM)
-            window.values[table] = window.values[table].copy()
-            window.values[table][[s.name for s in window.schema.tables[table].series].index("requests_per_second")] = (
-                np.nan
-            )
-            window.sketches.clear()
+            series = [s.name for s in window.schema.tables[table].series]
+            values = window.values[table].copy()
+            values[series.index("requests_per_second")] = np.nan
+            window.message.values[table] = pack_values(values)
+            del window.message.sketches[:]
             stage.watch.observe([window])
         state = stage.watch.tick(stage.fleet.now_ns)
     assert [i.subject for i in stage.incidents] == [VICTIM]
