@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from trimtab.agent.wire import query_pb2 as pb
@@ -30,3 +31,11 @@ class Analysis(Protocol):
 
     def tick(self, now_unix_ns: int) -> pb.FleetState:
         """Called once a second: judge, open and resolve incidents, and tell the state of every instance."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """An analysis in a process of its own (collector/analyst_apart.py)."""
+
+    command: Sequence[str]
+    """Starts it: a program that calls `trimtab.collector.analysis_process.serve`."""

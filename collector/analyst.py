@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Sequence
 
 from trimtab.agent.clock import Clock
 from trimtab.collector.analysis import Analysis, Journal
+from trimtab.collector.failures import Failures
 from trimtab.collector.feed import FleetSlot, IncidentFeed
 from trimtab.collector.window import Window
-
-log = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 1.0
 
 
 class Analyst:
-    """One lock, so that the analysis sees one call at a time."""
+    """Calls it in this process. One lock, so that the analysis sees one call at a time."""
+
+    restarts = 0
+    left_out = 0
+    """As of `trimtab.collector.analyst_apart.AnalystApart`: here it is never started again, and sees every window."""
 
     def __init__(self, analysis: Analysis, clock: Clock, fleet: FleetSlot, feed: IncidentFeed) -> None:
         self._analysis = analysis
@@ -25,7 +27,7 @@ class Analyst:
         self._fleet = fleet
         self._feed = feed
         self._lock = threading.Lock()
-        self._failures = 0
+        self._failures = Failures()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="analysis", daemon=True)
 
@@ -45,22 +47,10 @@ class Analyst:
         """These windows are stored."""
         if not windows:
             return
-        with self._lock:
-            try:
-                self._analysis.observe(windows)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the windows are stored and the next ones will come
-                self._failed("windows", error)
+        with self._lock, self._failures.caught("windows"):
+            self._analysis.observe(windows)
 
     def _run(self) -> None:
         while not self._clock.wait(self._stop, PERIOD_SECONDS):
-            with self._lock:
-                try:
-                    self._fleet.put(self._analysis.tick(self._clock.unix_ns()))
-                except Exception as error:  # noqa: BLE001 - as above
-                    self._failed("its tick", error)
-
-    def _failed(self, what: str, error: Exception) -> None:
-        self._failures += 1
-        # Once, and then at every power of two: the count stays in sight without a line a second.
-        if self._failures & (self._failures - 1) == 0:
-            log.error("the analysis failed %d times, last over %s", self._failures, what, exc_info=error)
+            with self._lock, self._failures.caught("its tick"):
+                self._fleet.put(self._analysis.tick(self._clock.unix_ns()))

@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from trimtab.collector import rows
+from trimtab.agent.wire.columns import Malformed
+from trimtab.collector.batch import Batch, Block, lay_out, why
 from trimtab.collector.series import KINDS, Form, Registry, Series
-from trimtab.collector.store import Connection, insert
+from trimtab.collector.store import HALVES, Connection, Store, insert
+from trimtab.collector.subjects import Layout, Subjects
 from trimtab.collector.window import Window
 
-SCHEMAS_MAX = 8192
 _FORMS: dict[str, Form] = {"gauge": "gauge", "rate": "rate", "sketch": "sketch"}
-_SKETCHES = """
-INSERT INTO sketches BY NAME
-SELECT incoming.* EXCLUDE (row) REPLACE (make_timestamp(start) AS start), coalesce(buckets, []) AS buckets, coalesce(counts, []) AS counts
-FROM incoming LEFT JOIN (
-    SELECT row, list(bucket ORDER BY bucket) AS buckets, list(count ORDER BY bucket) AS counts FROM cells GROUP BY row
-) USING (row)
-"""
-_WINDOWS = """
-INSERT INTO windows BY NAME
-SELECT * REPLACE (make_timestamp(start) AS start, make_timestamp(received) AS received) FROM incoming
-"""
-_EVENTS = "INSERT INTO events BY NAME SELECT * REPLACE (make_timestamp(occurred) AS occurred) FROM incoming"
-# As parameters, because a column of fixed width would make each as long as the longest.
-_TALKERS = """
-INSERT INTO talkers BY NAME
-SELECT unnest($kind::VARCHAR[]) AS kind, unnest($node::VARCHAR[]) AS node, unnest($subject::VARCHAR[]) AS subject,
-       unnest($name::VARCHAR[]) AS name, unnest($seq::BIGINT[]) AS seq, make_timestamp(unnest($start::BIGINT[])) AS start,
-       unnest($seconds::DOUBLE[]) AS seconds, unnest($frequent_items::BLOB[]) AS frequent_items, unnest($hll::BLOB[]) AS hll
-"""
-_SUBJECTS = (
-    "UPDATE subjects SET current = false WHERE node IN (SELECT node FROM incoming)",
-    "DELETE FROM subjects USING incoming WHERE subjects.kind = incoming.kind AND subjects.id = incoming.id",
-    """INSERT INTO subjects BY NAME
-    SELECT * REPLACE (labels::VARCHAR::JSON::MAP(VARCHAR, VARCHAR) AS labels) FROM incoming""",
-)
+_ARRIVALS = "INSERT INTO arrivals BY NAME SELECT * FROM incoming"
+_EVENTS = "INSERT INTO events BY NAME SELECT * FROM incoming"
+_LATE = "INSERT INTO late_minutes BY NAME SELECT * FROM incoming"
+_TALKERS = "INSERT INTO talkers BY NAME SELECT * FROM incoming"
 
 
 def known_series(connection: Connection) -> list[Series]:
@@ -49,69 +30,126 @@ def known_series(connection: Connection) -> list[Series]:
 class Appender:
     """Remembers which columns and subjects the store has, so that it need not ask."""
 
-    def __init__(self, registry: Registry, stored: Sequence[Series]) -> None:
+    def __init__(self, store: Store, connection: Connection, registry: Registry, stored: Sequence[Series]) -> None:
+        self._store = store
         self._registry = registry
+        self.subjects = Subjects(connection)
         self._stored = set(stored)
         self._adding: set[Series] = set()
-        self._schemas: dict[str, bytes] = {}
-        self._naming: dict[str, bytes] = {}
+        self._altering = False
 
-    def append(self, connection: Connection, windows: Sequence[Window], received_unix_ns: int) -> None:
-        """All rows of these windows. Raises StoreError; then call `rollback`, else `commit`."""
+    def prepare(self, windows: Sequence[Window]) -> tuple[Batch, dict[int, str]]:
+        """The windows as columns, but for those that are refused: position to reason."""
+        refused: dict[int, str] = {}
+        layouts: list[Layout] = []
+        taken: list[int] = []
+        for position, window in enumerate(windows):
+            try:
+                layout = self.subjects.layout(window.node, window.schema)
+                for talkers in window.message.talkers:
+                    self.subjects.number(window.node, KINDS[talkers.subject_kind], talkers.subject)
+                layouts.append(layout)
+                taken.append(position)
+            except Malformed as error:
+                refused[position] = str(error)
+        batch = lay_out([windows[i] for i in taken], layouts, self._registry)
+        if batch.bad:
+            refused.update({taken[i]: why(windows[taken[i]]) for i in batch.bad})
+            kept = [(i, layout) for i, layout in zip(taken, layouts, strict=True) if i not in refused]
+            batch = lay_out([windows[i] for i, _ in kept], [layout for _, layout in kept], self._registry)
+        batch.talkers = self._talkers([window for i, window in enumerate(windows) if i not in refused])
+        return batch, refused
+
+    def append(
+        self, connection: Connection, batch: Batch, windows: Sequence[Window], streams: Sequence[int], received_us: int
+    ) -> None:
+        """All rows of a batch and of its windows, each with its stream's number. Raises StoreError; then call `rollback`, else `commit`."""
+        self.subjects.write(connection)
         if not windows:
             return
-        for kind in KINDS.values():
-            self._append_kind(connection, rows.blocks(windows, kind), kind)
-        insert(connection, _WINDOWS, rows.arrivals(windows, received_unix_ns))
-        if any(window.events for window in windows):
-            insert(connection, _EVENTS, rows.events(windows))
-        if any(window.talkers for window in windows):
-            connection.execute(_TALKERS, rows.talkers(windows))
-        for window in windows:
-            if window.schema.hash != self._naming.get(window.node, self._schemas.get(window.node)):
-                for statement in _SUBJECTS:
-                    insert(connection, statement, rows.subjects(window))
-                self._naming[window.node] = window.schema.hash
+        for block in batch.blocks:
+            self._append_block(connection, block)
+        insert(connection, _ARRIVALS, _arrivals(windows, streams, received_us), ("start", "received"))
+        starts = np.asarray([window.start_unix_ns // 1000 for window in windows], dtype=np.int64)
+        late = self._store.rolled.late(starts)
+        if len(late):
+            insert(connection, _LATE, {"start": late}, ("start",))
+        if any(window.message.events for window in windows):
+            insert(connection, _EVENTS, _events(windows), ("occurred",))
+        if batch.talkers:
+            insert(connection, _TALKERS, batch.talkers, ("start",))
 
     def commit(self) -> None:
         """The transaction is done."""
         self._stored |= self._adding
-        if len(self._schemas) + len(self._naming) > SCHEMAS_MAX:
-            self._schemas.clear()
-        self._schemas.update(self._naming)
-        self.rollback()
+        self._adding.clear()
+        self._altered()
+        self.subjects.commit()
 
     def rollback(self) -> None:
         """Forget what the open transaction was about to add."""
         self._adding.clear()
-        self._naming.clear()
+        self._altered()
+        self.subjects.rollback()
 
-    def _append_kind(self, connection: Connection, parts: Sequence[rows.Block], kind: str) -> None:
-        if not parts:
-            return
-        names = {series.name for part in parts for series in part.table.series}
-        names |= {entry.name for part in parts for entry in part.sketches}
-        series = [self._registry.get(kind, name) for name in sorted(names)]
-        self._add_columns(connection, kind, [s for s in series if s not in self._stored])
+    def _altered(self) -> None:
+        if self._altering:
+            self._store.altering.release()
+            self._altering = False
+
+    def _append_block(self, connection: Connection, block: Block) -> None:
+        fresh = [series for series in block.series if series not in self._stored and series not in self._adding]
+        if fresh:
+            self._add_columns(connection, block.kind, fresh)
         # The name of the table and of its columns are ours or checked: a-z, 0-9 and _.
-        statement = (
-            f"INSERT INTO fingerprint_{kind} BY NAME SELECT * REPLACE (make_timestamp(start) AS start) FROM incoming"  # noqa: S608
-        )
-        insert(connection, statement, rows.fingerprints(parts, series))
-        if any(s.form == "sketch" for s in series):
-            sketches, cells = rows.sketches(parts, kind)
-            connection.register("cells", cells)
-            try:
-                insert(connection, _SKETCHES, sketches)
-            finally:
-                connection.unregister("cells")
+        statement = f"INSERT INTO samples_{block.kind}_{self._store.half} BY NAME SELECT * FROM incoming"  # noqa: S608
+        insert(connection, statement, block.columns, ("start",))
 
     def _add_columns(self, connection: Connection, kind: str, fresh: Sequence[Series]) -> None:
+        # Until the transaction is over: nothing may be deleted from these tables meanwhile.
+        self._altering = self._altering or self._store.altering.acquire()
         for series in fresh:
             for column in series.columns:
-                connection.execute(f'ALTER TABLE fingerprint_{kind} ADD COLUMN IF NOT EXISTS "{column}" DOUBLE')
-        if fresh:
-            fields = ("kind", "name", "unit", "form")
-            columns = {field: np.asarray([getattr(s, field) for s in fresh]) for field in fields}
-            insert(connection, "INSERT INTO series BY NAME SELECT * FROM incoming", columns)
-            self._adding |= set(fresh)
+                form = "BLOB" if series.form == "sketch" and column == series.columns[0] else "DOUBLE"
+                for half in HALVES:
+                    connection.execute(f'ALTER TABLE samples_{kind}_{half} ADD COLUMN IF NOT EXISTS "{column}" {form}')
+        self._store.show_columns(connection, kind)
+        fields = ("kind", "name", "unit", "form")
+        columns = {field: [getattr(series, field) for series in fresh] for field in fields}
+        insert(connection, "INSERT INTO series BY NAME SELECT * FROM incoming", columns)
+        self._adding |= set(fresh)
+
+    def _talkers(self, windows: Sequence[Window]) -> dict[str, Any]:
+        found = [(window, talkers) for window in windows for talkers in window.message.talkers]
+        if not found:
+            return {}
+        numbers = [self.subjects.number(window.node, KINDS[t.subject_kind], t.subject) for window, t in found]
+        return {
+            "subject": np.asarray(numbers, dtype=np.int32),
+            "start": [window.start_unix_ns // 1000 for window, _ in found],
+            **{name: [getattr(t, name) for _, t in found] for name in ("name", "seconds", "frequent_items", "hll")},
+        }
+
+
+def _arrivals(windows: Sequence[Window], streams: Sequence[int], received_us: int) -> dict[str, Any]:
+    return {
+        "stream": np.asarray(streams, dtype=np.int32),
+        "seq": np.asarray([window.seq for window in windows], dtype=np.int64),
+        "start": [window.start_unix_ns // 1000 for window in windows],
+        "duration_seconds": np.asarray([window.duration_ns / 1e9 for window in windows]),
+        "received": np.full(len(windows), received_us),
+    }
+
+
+def _events(windows: Sequence[Window]) -> dict[str, Any]:
+    found = [(window, event) for window in windows for event in window.events]
+    return {
+        "node": [window.node for window, _ in found],
+        "kind": [KINDS[event.subject_kind] for _, event in found],
+        "subject": [event.subject for _, event in found],
+        "name": [event.name for _, event in found],
+        "occurred": [event.unix_ns // 1000 for _, event in found],
+        "value": np.asarray([event.value for _, event in found]),
+        "detail": [event.detail for _, event in found],
+        "seq": np.asarray([window.seq for window, _ in found], dtype=np.int64),
+    }

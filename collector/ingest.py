@@ -1,27 +1,28 @@
-"""Telemetry.Publish: takes the agents' streams, and lets each do no more than it may."""
+"""Telemetry.Publish: one agent's stream, from its Hello to its end, and no more than an agent may do."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import PROTOCOL, Malformed
-from trimtab.agent.wire.telemetry_pb2_grpc import TelemetryServicer
+from trimtab.collector.batch import ROW_BYTES_MAX
 from trimtab.collector.inbox import Inbox
+from trimtab.collector.port.framing import Broken
 from trimtab.collector.series import Registry
-from trimtab.collector.stream import End, Stream, check_hello
+from trimtab.collector.source import End, Reply, Source
+from trimtab.collector.stream import UNANSWERED_MAX, Stream, check_hello
 from trimtab.collector.timeline import Timeline
-from trimtab.collector.writer import Arrival, Closing, Item, Opening
+from trimtab.collector.vitals import Vitals
+from trimtab.collector.writer import REFUSAL_CHARACTERS_MAX, Arrival, Closing, Item, Opening
 
 log = logging.getLogger(__name__)
 
-HELLO_SECONDS_MAX = 10.0
-REASON_CHARACTERS_MAX = 1024
 Code = grpc.StatusCode
 
 
@@ -30,89 +31,123 @@ class Connected:
 
     def __init__(self, streams_max: int) -> None:
         self._lock = threading.Lock()
-        self._streams: dict[str, Stream] = {}
+        self._calls: dict[str, Publication] = {}
         self._streams_max = streams_max
 
-    def enter(self, stream: Stream) -> tuple[grpc.StatusCode, str] | None:
-        """Take a stream in, in place of the same host's older one; or why not."""
+    def enter(self, call: Publication, stream: Stream) -> None:
+        """Take a stream in, in place of the same host's older one. Raises Broken."""
         with self._lock:
-            older = self._streams.get(stream.node)
-            if older and older.hello.machine_id != stream.hello.machine_id:
+            older = self._calls.get(stream.node)
+            if older and older.machine_id != stream.hello.machine_id:
                 detail = f"hello.node: {stream.node!r} is another host, now connected; set agent.node on one of the two"
-                return Code.ALREADY_EXISTS, detail
-            if not older and len(self._streams) >= self._streams_max:
-                return Code.RESOURCE_EXHAUSTED, f"{self._streams_max} agents are connected: collector.agents_max"
-            self._streams[stream.node] = stream
+                raise Broken(Code.ALREADY_EXISTS, detail)
+            if not older and len(self._calls) >= self._streams_max:
+                raise Broken(Code.RESOURCE_EXHAUSTED, f"{self._streams_max} agents are connected: collector.agents_max")
+            self._calls[stream.node] = call
         if older:
             older.end(End(Code.ABORTED, "the same host has connected again"))
-        return None
 
-    def leave(self, stream: Stream) -> None:
+    def leave(self, node: str, call: Publication) -> None:
         with self._lock:
-            if self._streams.get(stream.node) is stream:
-                del self._streams[stream.node]
+            if self._calls.get(node) is call:
+                del self._calls[node]
 
     def names(self) -> set[str]:
         with self._lock:
-            return set(self._streams)
-
-    def end_all(self) -> None:
-        with self._lock:
-            streams = list(self._streams.values())
-        for stream in streams:
-            stream.end(End(Code.UNAVAILABLE, "the collector is stopping"))
+            return set(self._calls)
 
 
-class Telemetry(TelemetryServicer):
-    """One thread a stream reads; the one that gRPC lent us answers."""
+class Publication:
+    """One call of Publish. Used by the port's thread alone."""
 
-    def __init__(self, inbox: Inbox[Item], registry: Registry, connected: Connected, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: Source,
+        reply: Reply,
+        *,
+        inbox: Inbox[Item],
+        registry: Registry,
+        connected: Connected,
+        clock: Clock,
+        vitals: Vitals,
+    ) -> None:
+        self._vitals = vitals
+        self._source = source
+        self._reply = reply
         self._inbox = inbox
         self._registry = registry
         self._connected = connected
         self._clock = clock
+        self._stream: Stream | None = None
+        self._closing = False
 
-    def Publish(  # noqa: N802 - gRPC's name
-        self, requests: Iterator[pb.AgentMessage], context: grpc.ServicerContext
-    ) -> Iterator[pb.CollectorMessage]:
-        stream = self._open(requests, context)
-        why_not = self._connected.enter(stream)
-        if why_not:
-            context.abort(*why_not)
-        try:
-            if not context.add_callback(lambda: stream.end(End())):
-                return
-            reader = threading.Thread(
-                target=self._read, args=(stream, requests), name=f"read {stream.node}", daemon=True
-            )
-            reader.start()
-            for answer in stream.answers():
-                if not isinstance(answer, End):
-                    yield answer
-                elif answer.code is not None:
-                    context.abort(answer.code, answer.detail)
-        finally:
-            stream.ended.set()
-            self._connected.leave(stream)
+    @property
+    def machine_id(self) -> str:
+        return self._stream.hello.machine_id if self._stream else ""
 
-    def _open(self, requests: Iterator[pb.AgentMessage], context: grpc.ServicerContext) -> Stream:
-        # Who connects and says nothing would hold a thread for good.
-        patience = threading.Timer(HELLO_SECONDS_MAX, context.cancel)
-        patience.start()
+    def take(self, message: bytes) -> bool:
+        """The agent's next message; False when there is no room for it now. Raises Broken."""
+        stream = self._stream
+        if stream and (stream.unanswered >= UNANSWERED_MAX or not self._inbox.has_room()):
+            self._vitals.held_up += 1
+            return False
+        self._vitals.received_bytes += len(message)
         try:
-            first = next(requests, None)
-        finally:
-            patience.cancel()
-        now = self._clock.unix_ns()
-        if first is None or first.WhichOneof("content") != "hello":
-            context.abort(Code.INVALID_ARGUMENT, "the first message must be a Hello")
-        hello = first.hello
+            said = pb.AgentMessage.FromString(message)
+        except DecodeError as error:
+            raise Broken(Code.INVALID_ARGUMENT, "a message is no AgentMessage") from error
+        content = said.WhichOneof("content")
+        if stream is None:
+            if content != "hello":
+                raise Broken(Code.INVALID_ARGUMENT, "the first message must be a Hello")
+            return self._open(said.hello)
+        match content:
+            case "window":
+                stream.unanswered += 1
+                arrival = self._arrival(stream, said.window)
+                rows = stream.subjects(said.window) if arrival.window else 0
+                self._inbox.put(arrival, rows * ROW_BYTES_MAX + 2 * len(message))
+            case "schema":
+                stream.learn(said.schema)
+            case "hello":
+                raise Broken(Code.INVALID_ARGUMENT, "hello: came twice")
+            case _:
+                raise Broken(Code.INVALID_ARGUMENT, "a message is neither Schema nor Window")
+        return True
+
+    def half_closed(self) -> bool:
+        """The agent has said all; the stream ends after its last answer."""
+        if self._stream is None:
+            raise Broken(Code.INVALID_ARGUMENT, "the first message must be a Hello")
+        if not self._closing and self._inbox.has_room():
+            self._closing = True
+            self._inbox.put(Closing(self._stream), 0)
+        return self._closing
+
+    def gone(self) -> None:
+        """Nobody listens any more."""
+        if self._stream:
+            self._stream.reply = None
+            self._connected.leave(self._stream.node, self)
+
+    def end(self, end: End) -> None:
+        """The stream ends now."""
+        self._reply.end(end.code or Code.OK, end.detail)
+
+    @property
+    def opened(self) -> bool:
+        """Whether it has said who it is."""
+        return self._stream is not None
+
+    def _open(self, hello: pb.Hello) -> bool:
+        if not self._inbox.has_room():
+            return False
         try:
             check_hello(hello)
         except Malformed as error:
             code = Code.INVALID_ARGUMENT if hello.protocol == PROTOCOL else Code.FAILED_PRECONDITION
-            context.abort(code, str(error))
-        timeline = Timeline(now, hello.unix_ns, hello.boottime_ns)
+            raise Broken(code, str(error)) from error
+        timeline = Timeline(self._clock.unix_ns(), hello.unix_ns, hello.boottime_ns)
         if timeline.wrong:
             log.warning(
                 "%s: its clock is off by %+.1f s; its windows are stored by this host's clock; "
@@ -120,43 +155,14 @@ class Telemetry(TelemetryServicer):
                 hello.node,
                 timeline.error_seconds,
             )
-        return Stream(hello, timeline, self._registry)
-
-    def _read(self, stream: Stream, requests: Iterator[pb.AgentMessage]) -> None:
-        try:
-            end = self._take_all(stream, requests)
-        except grpc.RpcError:
-            end = End()
-        except Exception:
-            log.exception("%s: reading its stream failed", stream.node)
-            end = End(Code.INTERNAL, "the collector failed; its log says how")
-        if end:
-            stream.end(end)
-
-    def _take_all(self, stream: Stream, requests: Iterator[pb.AgentMessage]) -> End | None:
-        """Until the agent has said all, or must not say more."""
-        self._put(Opening(stream))
-        for message in requests:
-            match message.WhichOneof("content"):
-                case "schema":
-                    stream.learn(message.schema)
-                case "window":
-                    if not stream.expect_answer():
-                        return End()
-                    self._put(self._arrival(stream, message.window))
-                case "hello":
-                    return End(Code.INVALID_ARGUMENT, "hello: came twice")
-                case _:
-                    return End(Code.INVALID_ARGUMENT, "a message is neither Schema nor Window")
-        self._put(Closing(stream))
-        return None
+        stream = Stream(hello, timeline, self._registry, self._source, self._reply)
+        self._connected.enter(self, stream)
+        self._stream = stream
+        self._inbox.put(Opening(stream), 0)
+        return True
 
     def _arrival(self, stream: Stream, window: pb.Window) -> Arrival:
         try:
             return Arrival(stream, window.seq, stream.check(window, self._clock.unix_ns()))
         except Malformed as error:
-            return Arrival(stream, window.seq, None, str(error)[:REASON_CHARACTERS_MAX])
-
-    def _put(self, item: Item) -> None:
-        size = item.size_bytes if isinstance(item, Arrival) else 0
-        self._inbox.put(item, size, item.stream.ended.is_set)
+            return Arrival(stream, window.seq, None, str(error)[:REFUSAL_CHARACTERS_MAX])

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import numpy as np
-
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
-from trimtab.collector.rows import Columns
+from trimtab.collector.arrow import Columns
 from trimtab.collector.store import Store
 from trimtab.collector.writer import Rows, Writer
 
@@ -21,7 +19,7 @@ WEIGHTS_MAX = 16384
 TARGETS_MAX = 64
 _STATUSES = {pb.Incident.STATUS_OPEN: "open", pb.Incident.STATUS_RESOLVED: "resolved"}
 _INCIDENT = """
-INSERT OR REPLACE INTO incident_records BY NAME
+INSERT INTO incident_records BY NAME
 SELECT * REPLACE (make_timestamp(since) AS since, make_timestamp(opened) AS opened,
                   if(resolved = 0, NULL, make_timestamp(resolved)) AS resolved, from_hex(message) AS message)
 FROM incoming
@@ -124,10 +122,14 @@ def _incident_rows(incident: pb.Incident) -> Rows:
         for rank, cause in enumerate(incident.causes)
         for position, item in enumerate(cause.evidence)
     ]
-    out = [(_INCIDENT, _columns([own]))]
-    for table, statement, rows in (("causes", _CAUSES, causes), ("evidence", _EVIDENCE, evidence)):
-        delete = f"DELETE FROM {table} USING incoming WHERE {table}.incident = incoming.incident"  # noqa: S608 - our own names
-        out.append((delete, {"incident": np.asarray([incident.id])}))
+    out: list[tuple[str, Columns]] = []
+    for table, column, statement, rows in (
+        ("incident_records", "id", _INCIDENT, [own]),
+        ("causes", "incident", _CAUSES, causes),
+        ("evidence", "incident", _EVIDENCE, evidence),
+    ):
+        delete = f"DELETE FROM {table} USING incoming WHERE {table}.{column} = incoming.incident"  # noqa: S608 - our own names
+        out.append((delete, {"incident": [incident.id]}))
         if rows:
             out.append((statement, _columns(rows)))
     return out
@@ -145,4 +147,4 @@ def _fields(message: Any, names: str) -> dict[str, Any]:
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> Columns:
-    return {name: np.asarray([row[name] for row in rows]) for name in rows[0]}
+    return {name: [row[name] for row in rows] for name in rows[0]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -13,11 +12,18 @@ from rich.text import Text
 
 from trimtab import Exit, TrimtabError
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector import options
+from trimtab.collector import options, output
 from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub
 from trimtab.collector.node_tables import printable
+from trimtab.collector.output import Column, Form
 
 _QUANTILES = ("p50_seconds", "p95_seconds", "p99_seconds")
+COLUMNS = [
+    Column("instance", "VARCHAR"),
+    *output.estimate("count"),
+    Column("mean_seconds", "DOUBLE"),
+    *(column for name in _QUANTILES for column in output.estimate(name)),
+]
 
 
 @click.command()
@@ -26,7 +32,7 @@ _QUANTILES = ("p50_seconds", "p95_seconds", "p99_seconds")
 @options.since
 @click.option("--signal", default="request_latency", show_default=True, help="The distribution to show.")
 @options.collector
-@options.as_json
+@output.options
 @click.pass_obj
 def latency(
     settings: ClientSettings,
@@ -36,7 +42,7 @@ def latency(
     since: float,
     signal: str,
     collector: str | None,
-    as_json: bool,
+    form: Form,
 ) -> None:
     """Show the latency of an instance, of those of a model, or of all, with the error that sampling leaves."""
     if instance and model:
@@ -44,8 +50,8 @@ def latency(
     with stub(settings, collector) as query:
         request = pb.LatencyRequest(instance=instance, model=model, since_seconds=since, signal=signal)
         reply = query.Latency(request, timeout=DEADLINE_SECONDS)
-    if as_json:
-        click.echo(json.dumps([as_object(one) for one in reply.instances], indent=2, allow_nan=False))
+    if not form.for_people:
+        output.write(form, COLUMNS, map(as_object, reply.instances))
     elif reply.instances:
         Console().print(latency_table(reply))
     else:

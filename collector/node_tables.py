@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -11,23 +12,39 @@ from rich.table import Table
 from rich.text import Text
 
 from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector import trouble
 from trimtab.collector.timeline import ERROR_SECONDS_MAX
 
-_SILENT_SECONDS = 10.0
+FULL_COLUMNS = 100
+"""A terminal that has room for more than what matters most."""
 
 
 def as_object(node: pb.Node, now_unix_ns: int) -> dict[str, Any]:
     """JSON as the messages have it, with null for what is unknown."""
-    out = _known(MessageToDict(node, preserving_proto_field_name=True, always_print_fields_with_no_presence=True))
+    out = known(node)
     for name in ("last_window_unix_ns", "windows", "duplicates", "lost", "refused"):
         out[name] = int(out[name])
     last = node.last_window_unix_ns
-    age = (now_unix_ns - last) / 1e9 if last else None
-    return {**out, "last_window_unix_ns": last or None, "age_seconds": age, "state": _state(node, now_unix_ns)}
+    return {
+        **out,
+        "last_window_unix_ns": last or None,
+        "last_window": datetime.fromtimestamp(last / 1e9, UTC).isoformat() if last else None,
+        "age_seconds": (now_unix_ns - last) / 1e9 if last else None,
+        "state": trouble.state(node, now_unix_ns),
+        "trouble": trouble.troubles(node, now_unix_ns),
+        "instance_count": len(node.instances),
+    }
+
+
+def known(message: Any) -> dict[str, Any]:
+    """A message as JSON. protobuf writes NaN as text; unknown is null."""
+    out: dict[str, Any] = _known(
+        MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    )
+    return out
 
 
 def _known(value: Any) -> Any:
-    """protobuf writes NaN as text; unknown is null."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -35,62 +52,48 @@ def _known(value: Any) -> Any:
     return None if value == "NaN" else value
 
 
-def _state(node: pb.Node, now_unix_ns: int) -> str:
-    if not node.connected:
-        return "gone"
-    fresh = now_unix_ns - node.last_window_unix_ns < _SILENT_SECONDS * 1e9
-    return "connected" if node.last_window_unix_ns and fresh else "silent"
-
-
-def nodes_table(reply: pb.NodesReply) -> Table:
-    """One row a node; its age is that of its last window."""
-    headings = ("node", "state", "age", "inst.", "GPUs", "windows", "repeats", "lost", "refused", "clock")
-    table = Table(*headings, header_style="bold", box=None, pad_edge=False)
-    for node in reply.nodes:
-        state = _state(node, reply.now_unix_ns)
+def nodes_table(nodes: Sequence[pb.Node], now_unix_ns: int, width: int) -> Table:
+    """One row a node, with all its counts where they fit in `width`; its age is that of its last window."""
+    full = width >= FULL_COLUMNS
+    table = Table(header_style="bold", box=None, pad_edge=False)
+    table.add_column("node", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for heading in ("age", "inst.", *(("GPUs", "windows") if full else ()), "lost", "refused", "clock"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("incident")
+    for node in nodes:
+        state = trouble.state(node, now_unix_ns)
         last = node.last_window_unix_ns
         error = node.clock_error_seconds
         table.add_row(
-            Text(node.name),
+            Text(printable(node.name)),
             Text(state, style={"connected": "green", "silent": "yellow"}.get(state, "red")),
-            _duration((reply.now_unix_ns - last) / 1e9) if last else "–",
-            *(str(count) for count in (len(node.instances), node.gpus, node.windows, node.duplicates)),
-            *(Text(str(count), style="red" if count else "") for count in (node.lost, node.refused)),
+            duration((now_unix_ns - last) / 1e9) if last else "–",
+            f"{len(node.instances):,}",
+            *(f"{count:,}" for count in ((node.gpus, node.windows) if full else ())),
+            *(Text(f"{count:,}", style="red" if count else "") for count in (node.lost, node.refused)),
             Text(f"{error:+.3f} s", style="red" if abs(error) > ERROR_SECONDS_MAX else ""),
+            Text(" ".join(trouble.incidents(node)) or "–", style="red" if trouble.incidents(node) else ""),
         )
     return table
 
 
-def refusals(reply: pb.NodesReply) -> list[Text]:
+def refusals(nodes: Sequence[pb.Node]) -> list[Text]:
     """A line for each node that had a window refused: why the last one was."""
     return [
-        Text(f"{n.name}: last refusal: {printable(n.last_refusal)}", style="red") for n in reply.nodes if n.last_refusal
+        Text(f"{printable(n.name)}: last refusal: {printable(n.last_refusal)}", style="red")
+        for n in nodes
+        if n.last_refusal
     ]
 
 
-def instances_table(instances: Sequence[pb.InstanceState]) -> Table:
-    """One row an instance."""
-    headings = ("instance", "model", "requests/s", "p50", "p99", "errors", "score", "incident")
-    table = Table(*headings, header_style="bold", box=None, pad_edge=False)
-    for i in sorted(instances, key=lambda i: i.id):
-        table.add_row(
-            Text(printable(i.id)),
-            Text(printable(i.model) or "unknown"),
-            _number(i.requests_per_second, "{:.1f}"),
-            _number(i.latency_p50_seconds * 1e3, "{:.1f} ms"),
-            _number(i.latency_p99_seconds * 1e3, "{:.1f} ms"),
-            _number(i.error_ratio * 100, "{:.1f} %"),
-            _number(i.score, "{:.2f}"),
-            Text(f"{i.incident} {i.mechanism}".strip() or "–", style="red" if i.incident else ""),
-        )
-    return table
-
-
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """A value in this form, or "–"."""
     return "–" if math.isnan(value) else form.format(value)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
         if abs(seconds) >= unit:
             return f"{seconds / unit:.1f} {name}"

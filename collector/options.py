@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+SHOWN_MAX = 40
+"""Most rows of a table for people, unless they ask for all: what fits a screen."""
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -32,4 +34,3 @@ since = click.option(
 collector = click.option(
     "--collector", metavar="HOST:PORT", help="Where the collector listens.  [default: the settings']"
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

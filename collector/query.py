@@ -13,15 +13,19 @@ from trimtab.agent.clock import Clock
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import Malformed
 from trimtab.agent.wire.query_pb2_grpc import QueryServicer
+from trimtab.collector.backup import backup
 from trimtab.collector.feed import UNREAD_MAX, FleetSlot, IncidentFeed
 from trimtab.collector.ingest import Connected
+from trimtab.collector.instances import instances
 from trimtab.collector.journal import REPLY_MAX, StoredJournal, check_decision
+from trimtab.collector.lately import series
 from trimtab.collector.latency import latency
 from trimtab.collector.nodes import nodes
 from trimtab.collector.settings import CollectorSettings
 from trimtab.collector.sql import QuestionError, ask
 from trimtab.collector.store import Store, StoreError
 from trimtab.collector.talkers import talkers
+from trimtab.collector.vitals import Vitals
 
 WATCHERS_MAX = 32
 QUESTIONS_MAX = 4
@@ -29,6 +33,10 @@ SEND_SECONDS_MAX = 2.0
 """How long an answer that is out of time may still wait for its client to read."""
 LIMIT_DEFAULT = 100
 RECORD_SECONDS_MAX = 5.0
+BACKUP_SECONDS_MAX = 3600.0
+"""How long a backup may take: while it reads, the database's log only grows."""
+BACKUP_STALL_SECONDS_MAX = 30.0
+"""How long one piece of it may wait for its client to read."""
 Code = grpc.StatusCode
 
 
@@ -45,7 +53,9 @@ class Query(QueryServicer):
         connected: Connected,
         fleet: FleetSlot,
         feed: IncidentFeed,
+        vitals: Vitals,
     ) -> None:
+        self._vitals = vitals
         self._settings = settings
         self._store = store
         self._journal = journal
@@ -55,6 +65,7 @@ class Query(QueryServicer):
         self._clock = clock
         self._watchers = threading.Semaphore(WATCHERS_MAX)
         self._questions = threading.Semaphore(QUESTIONS_MAX)
+        self._backups = threading.Semaphore(1)
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -62,6 +73,7 @@ class Query(QueryServicer):
         self._stop.set()
 
     def Sql(self, request: pb.SqlRequest, context: grpc.ServicerContext) -> Iterator[pb.SqlChunk]:  # noqa: N802 - gRPC's names
+        self._vitals.questions["Sql"] += 1
         seconds, most = self._settings.query_seconds_max, self._settings.query_rows_max
         with (
             _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
@@ -73,17 +85,48 @@ class Query(QueryServicer):
                 context.abort(Code.INVALID_ARGUMENT, str(error))
 
     def Nodes(self, request: pb.NodesRequest, context: grpc.ServicerContext) -> pb.NodesReply:  # noqa: N802
+        self._vitals.questions["Nodes"] += 1
         _, state = self._fleet.wait(-1, 0)
         with _stored(context):
             found = nodes(self._store, self._connected.names(), state.instances if state else [])
         return pb.NodesReply(nodes=found, now_unix_ns=self._clock.unix_ns())
 
+    def Instances(  # noqa: N802
+        self, request: pb.InstancesRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.InstancesReply]:
+        self._vitals.questions["Instances"] += 1
+        _, fleet = self._fleet.wait(-1, 0)
+        states = {one.id: one for one in fleet.instances} if fleet else {}
+        seconds = self._settings.query_seconds_max
+        with self._asking(context), _cancelled_after(seconds + SEND_SECONDS_MAX, context):
+            yield from instances(self._store, request, states, seconds)
+
+    def Series(self, request: pb.SeriesRequest, context: grpc.ServicerContext) -> pb.SeriesReply:  # noqa: N802
+        self._vitals.questions["Series"] += 1
+        with self._asking(context):
+            return series(self._store, request, self._clock, self._settings.query_seconds_max)
+
+    def Backup(self, request: pb.BackupRequest, context: grpc.ServicerContext) -> Iterator[pb.BackupChunk]:  # noqa: N802
+        self._vitals.questions["Backup"] += 1
+        with (
+            _one_of(self._backups, "a backup is being made already; ask again when it is done", context),
+            _cancelled_after(BACKUP_SECONDS_MAX, context),
+            _stored(context),
+        ):
+            for chunk in backup(self._store, self._clock):
+                if self._stop.is_set():
+                    context.abort(Code.UNAVAILABLE, "the collector stops")
+                with _cancelled_after(BACKUP_STALL_SECONDS_MAX, context):
+                    yield chunk
+
     def Incidents(self, request: pb.IncidentsRequest, context: grpc.ServicerContext) -> pb.IncidentsReply:  # noqa: N802
+        self._vitals.questions["Incidents"] += 1
         limit = min(request.limit or LIMIT_DEFAULT, REPLY_MAX)
         with _stored(context):
             return pb.IncidentsReply(incidents=self._journal.incidents(limit, request.id, request.open_only))
 
     def Talkers(self, request: pb.TalkersRequest, context: grpc.ServicerContext) -> pb.TalkersReply:  # noqa: N802
+        self._vitals.questions["Talkers"] += 1
         with (
             _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
             _stored(context),
@@ -94,6 +137,7 @@ class Query(QueryServicer):
                 context.abort(Code.INVALID_ARGUMENT, str(error))
 
     def Latency(self, request: pb.LatencyRequest, context: grpc.ServicerContext) -> pb.LatencyReply:  # noqa: N802
+        self._vitals.questions["Latency"] += 1
         with (
             _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
             _stored(context),
@@ -104,6 +148,7 @@ class Query(QueryServicer):
                 context.abort(Code.INVALID_ARGUMENT, str(error))
 
     def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
+        self._vitals.questions["Decisions"] += 1
         with _stored(context):
             found = self._journal.decisions(min(request.limit or LIMIT_DEFAULT, REPLY_MAX))
         return pb.DecisionsReply(decisions=found, now_unix_ns=self._clock.unix_ns())
@@ -140,6 +185,17 @@ class Query(QueryServicer):
                 version, state = self._fleet.wait(version, 0.5)
                 if state and version != before:
                     yield state
+
+    @contextmanager
+    def _asking(self, context: grpc.ServicerContext) -> Iterator[None]:
+        with (
+            _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
+            _stored(context),
+        ):
+            try:
+                yield
+            except QuestionError as error:
+                context.abort(Code.INVALID_ARGUMENT, str(error))
 
     @contextmanager
     def _watching(self, context: grpc.ServicerContext) -> Iterator[None]:

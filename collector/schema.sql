@@ -1,10 +1,12 @@
 -- The tables of the store (docs/store.md). All times are UTC. NULL is unknown.
+--
+-- No keys, no indexes, no sequences: the same statements make the same tables in DuckLake. What must be unique is kept so by the one writer.
 
-CREATE TABLE meta (key VARCHAR PRIMARY KEY, value VARCHAR NOT NULL);
-INSERT INTO meta VALUES ('schema_version', '3');
+CREATE TABLE meta (key VARCHAR NOT NULL, value VARCHAR NOT NULL);
+INSERT INTO meta VALUES ('schema_version', '4'), ('swept', '0');
 
 CREATE TABLE nodes (
-    node VARCHAR PRIMARY KEY,
+    node VARCHAR NOT NULL,
     machine_id VARCHAR NOT NULL,
     boot_id VARCHAR NOT NULL,
     agent_version VARCHAR NOT NULL,
@@ -13,9 +15,11 @@ CREATE TABLE nodes (
     labels VARCHAR NOT NULL
 );
 
-CREATE TABLE streams (
-    node VARCHAR,
-    spool VARCHAR,
+-- What is known of each spool, as of `high_water_mark`; the windows beyond it are in `arrivals`, and the view `streams` adds them.
+CREATE TABLE stream_records (
+    stream INTEGER NOT NULL,
+    node VARCHAR NOT NULL,
+    spool VARCHAR NOT NULL,
     high_water_mark BIGINT NOT NULL,
     windows BIGINT NOT NULL,
     duplicates BIGINT NOT NULL,
@@ -23,13 +27,12 @@ CREATE TABLE streams (
     refused BIGINT NOT NULL,
     last_refusal VARCHAR NOT NULL,
     refused_at TIMESTAMP,
-    last_window TIMESTAMP,
-    PRIMARY KEY (node, spool)
+    last_window TIMESTAMP
 );
 
-CREATE TABLE windows (
-    node VARCHAR NOT NULL,
-    spool VARCHAR NOT NULL,
+-- One row a window: what makes the store exactly-once.
+CREATE TABLE arrivals (
+    stream INTEGER NOT NULL,
     seq BIGINT NOT NULL,
     start TIMESTAMP NOT NULL,
     duration_seconds DOUBLE NOT NULL,
@@ -37,6 +40,7 @@ CREATE TABLE windows (
 );
 
 CREATE TABLE subjects (
+    subject INTEGER NOT NULL,
     kind VARCHAR NOT NULL,
     id VARCHAR NOT NULL,
     node VARCHAR NOT NULL,
@@ -45,60 +49,135 @@ CREATE TABLE subjects (
 );
 
 CREATE TABLE series (
-    kind VARCHAR,
-    name VARCHAR,
+    kind VARCHAR NOT NULL,
+    name VARCHAR NOT NULL,
     unit VARCHAR NOT NULL,
-    form VARCHAR NOT NULL,
-    PRIMARY KEY (kind, name)
+    form VARCHAR NOT NULL
 );
 
--- One row a subject and window; a column is added when its series is first seen. Those below are here because views name them.
-CREATE TABLE fingerprint_node (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+-- The view `samples_KIND` is these two tables together: while one is written to the file, windows go on into the other (collector/store.py).
+-- One row a subject and window, a column a series, added when it is first seen; a distribution has its sketch (collector/packed.py) and
+-- five numbers of it. `_1m` and `_1h` are the same over a minute and an hour: `windows` says of how many, and a gauge or rate has
+-- five columns, of which NAME_known says in how many windows it was known. The columns below are here because views name them.
+CREATE TABLE samples_node_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
     cpu_busy_cores DOUBLE
 );
-CREATE TABLE fingerprint_gpu (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+CREATE TABLE samples_node_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    cpu_busy_cores DOUBLE
+);
+CREATE TABLE samples_node_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    cpu_busy_cores_known INTEGER, cpu_busy_cores_min DOUBLE, cpu_busy_cores_mean DOUBLE, cpu_busy_cores_max DOUBLE, cpu_busy_cores_last DOUBLE
+);
+CREATE TABLE samples_node_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    cpu_busy_cores_known INTEGER, cpu_busy_cores_min DOUBLE, cpu_busy_cores_mean DOUBLE, cpu_busy_cores_max DOUBLE, cpu_busy_cores_last DOUBLE
+);
+CREATE TABLE samples_gpu_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
     utilisation_ratio DOUBLE
 );
-CREATE TABLE fingerprint_instance (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
-    requests_per_second DOUBLE,
-    request_latency_count DOUBLE,
-    request_latency_mean DOUBLE,
-    request_latency_p50 DOUBLE,
-    request_latency_p95 DOUBLE,
-    request_latency_p99 DOUBLE
+CREATE TABLE samples_gpu_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    utilisation_ratio DOUBLE
 );
-CREATE TABLE fingerprint_disk (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+CREATE TABLE samples_gpu_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    utilisation_ratio_known INTEGER, utilisation_ratio_min DOUBLE, utilisation_ratio_mean DOUBLE, utilisation_ratio_max DOUBLE, utilisation_ratio_last DOUBLE
+);
+CREATE TABLE samples_gpu_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    utilisation_ratio_known INTEGER, utilisation_ratio_min DOUBLE, utilisation_ratio_mean DOUBLE, utilisation_ratio_max DOUBLE, utilisation_ratio_last DOUBLE
+);
+CREATE TABLE samples_instance_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    requests_per_second DOUBLE,
+    request_latency_sketch BLOB, request_latency_count DOUBLE, request_latency_mean DOUBLE, request_latency_p50 DOUBLE, request_latency_p95 DOUBLE, request_latency_p99 DOUBLE
+);
+CREATE TABLE samples_instance_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    requests_per_second DOUBLE,
+    request_latency_sketch BLOB, request_latency_count DOUBLE, request_latency_mean DOUBLE, request_latency_p50 DOUBLE, request_latency_p95 DOUBLE, request_latency_p99 DOUBLE
+);
+CREATE TABLE samples_instance_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    requests_per_second_known INTEGER, requests_per_second_min DOUBLE, requests_per_second_mean DOUBLE, requests_per_second_max DOUBLE, requests_per_second_last DOUBLE,
+    request_latency_sketch BLOB, request_latency_count DOUBLE, request_latency_mean DOUBLE, request_latency_p50 DOUBLE, request_latency_p95 DOUBLE, request_latency_p99 DOUBLE
+);
+CREATE TABLE samples_instance_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    requests_per_second_known INTEGER, requests_per_second_min DOUBLE, requests_per_second_mean DOUBLE, requests_per_second_max DOUBLE, requests_per_second_last DOUBLE,
+    request_latency_sketch BLOB, request_latency_count DOUBLE, request_latency_mean DOUBLE, request_latency_p50 DOUBLE, request_latency_p95 DOUBLE, request_latency_p99 DOUBLE
+);
+CREATE TABLE samples_disk_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
     disk_busy_ratio DOUBLE
 );
-CREATE TABLE fingerprint_interface (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+CREATE TABLE samples_disk_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    disk_busy_ratio DOUBLE
+);
+CREATE TABLE samples_disk_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    disk_busy_ratio_known INTEGER, disk_busy_ratio_min DOUBLE, disk_busy_ratio_mean DOUBLE, disk_busy_ratio_max DOUBLE, disk_busy_ratio_last DOUBLE
+);
+CREATE TABLE samples_disk_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    disk_busy_ratio_known INTEGER, disk_busy_ratio_min DOUBLE, disk_busy_ratio_mean DOUBLE, disk_busy_ratio_max DOUBLE, disk_busy_ratio_last DOUBLE
+);
+CREATE TABLE samples_interface_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
     interface_up DOUBLE
 );
-CREATE TABLE fingerprint_model (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+CREATE TABLE samples_interface_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    interface_up DOUBLE
+);
+CREATE TABLE samples_interface_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    interface_up_known INTEGER, interface_up_min DOUBLE, interface_up_mean DOUBLE, interface_up_max DOUBLE, interface_up_last DOUBLE
+);
+CREATE TABLE samples_interface_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    interface_up_known INTEGER, interface_up_min DOUBLE, interface_up_mean DOUBLE, interface_up_max DOUBLE, interface_up_last DOUBLE
+);
+CREATE TABLE samples_model_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
     predictions_per_second DOUBLE
 );
-CREATE TABLE fingerprint_worker (
-    node VARCHAR NOT NULL, subject VARCHAR NOT NULL, seq BIGINT NOT NULL, start TIMESTAMP NOT NULL,
+CREATE TABLE samples_model_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    predictions_per_second DOUBLE
+);
+CREATE TABLE samples_model_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    predictions_per_second_known INTEGER, predictions_per_second_min DOUBLE, predictions_per_second_mean DOUBLE, predictions_per_second_max DOUBLE, predictions_per_second_last DOUBLE
+);
+CREATE TABLE samples_model_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    predictions_per_second_known INTEGER, predictions_per_second_min DOUBLE, predictions_per_second_mean DOUBLE, predictions_per_second_max DOUBLE, predictions_per_second_last DOUBLE
+);
+CREATE TABLE samples_worker_0 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
     memory_resident_bytes DOUBLE
 );
-
-CREATE TABLE sketches (
-    kind VARCHAR NOT NULL,
-    node VARCHAR NOT NULL,
-    subject VARCHAR NOT NULL,
-    series VARCHAR NOT NULL,
-    seq BIGINT NOT NULL,
-    start TIMESTAMP NOT NULL,
-    probability DOUBLE NOT NULL,
-    sum_seconds DOUBLE NOT NULL,
-    buckets USMALLINT[] NOT NULL,
-    counts UINTEGER[] NOT NULL
+CREATE TABLE samples_worker_1 (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL,
+    memory_resident_bytes DOUBLE
 );
+CREATE TABLE samples_worker_1m (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    memory_resident_bytes_known INTEGER, memory_resident_bytes_min DOUBLE, memory_resident_bytes_mean DOUBLE, memory_resident_bytes_max DOUBLE, memory_resident_bytes_last DOUBLE
+);
+CREATE TABLE samples_worker_1h (
+    subject INTEGER NOT NULL, start TIMESTAMP NOT NULL, windows INTEGER NOT NULL,
+    memory_resident_bytes_known INTEGER, memory_resident_bytes_min DOUBLE, memory_resident_bytes_mean DOUBLE, memory_resident_bytes_max DOUBLE, memory_resident_bytes_last DOUBLE
+);
+
+-- Minutes that got windows after they were rolled up: to be rolled up again.
+CREATE TABLE late_minutes (start TIMESTAMP NOT NULL);
 
 CREATE TABLE events (
     node VARCHAR NOT NULL,
@@ -113,11 +192,8 @@ CREATE TABLE events (
 
 -- The remotes of one interval, which ended in this window: sketches of Apache DataSketches (agent/wire/talkers.py).
 CREATE TABLE talkers (
-    kind VARCHAR NOT NULL,
-    node VARCHAR NOT NULL,
-    subject VARCHAR NOT NULL,
+    subject INTEGER NOT NULL,
     name VARCHAR NOT NULL,
-    seq BIGINT NOT NULL,
     start TIMESTAMP NOT NULL,
     seconds DOUBLE NOT NULL,
     frequent_items BLOB NOT NULL,
@@ -126,7 +202,7 @@ CREATE TABLE talkers (
 
 -- `message` is the Incident of agent/wire/query.proto, which the columns repeat for SQL.
 CREATE TABLE incident_records (
-    id VARCHAR PRIMARY KEY,
+    id VARCHAR NOT NULL,
     status VARCHAR NOT NULL,
     subject VARCHAR NOT NULL,
     node VARCHAR NOT NULL,
@@ -163,35 +239,55 @@ CREATE TABLE weights (
     instance VARCHAR NOT NULL, model VARCHAR NOT NULL, wished DOUBLE, weight DOUBLE NOT NULL, reason VARCHAR NOT NULL
 );
 
+-- Views.
+
+CREATE VIEW streams AS
+SELECT r.node, r.spool, greatest(r.high_water_mark, coalesce(a.seq, 0)) AS high_water_mark, r.windows + coalesce(a.windows, 0) AS windows,
+       r.duplicates, r.lost, r.refused, r.last_refusal, r.refused_at, greatest(r.last_window, a.start) AS last_window
+FROM stream_records r LEFT JOIN (
+    SELECT a.stream, max(a.seq) AS seq, count(*) AS windows, max(a.start) AS start
+    FROM arrivals a JOIN stream_records s ON s.stream = a.stream AND a.seq > s.high_water_mark GROUP BY a.stream
+) a USING (stream);
+
+CREATE VIEW windows AS
+SELECT r.node, r.spool, a.seq, a.start, a.duration_seconds, a.received FROM arrivals a JOIN stream_records r USING (stream);
+
 CREATE VIEW instances AS
-SELECT id AS instance, node, labels['model'] AS model, labels['runtime'] AS runtime, labels['addresses'] AS addresses,
+SELECT subject, id AS instance, node, labels['model'] AS model, labels['runtime'] AS runtime, labels['addresses'] AS addresses,
        labels['pid'] AS pid, current
 FROM subjects WHERE kind = 'instance';
 
 CREATE VIEW latency AS
-SELECT f.start, f.node, f.subject AS instance, i.model, f.request_latency_count AS requests,
+SELECT f.start, s.node, s.id AS instance, s.labels['model'] AS model, f.request_latency_count AS requests,
        f.request_latency_mean AS mean_seconds, f.request_latency_p50 AS p50_seconds,
        f.request_latency_p95 AS p95_seconds, f.request_latency_p99 AS p99_seconds
-FROM fingerprint_instance f LEFT JOIN instances i ON i.instance = f.subject
+FROM samples_instance f JOIN subjects s USING (subject)
 WHERE f.request_latency_count IS NOT NULL;
 
 CREATE VIEW fingerprints AS
-SELECT l.start, l.kind, l.node, l.subject, l.signal, l.value
+SELECT l.start, l.kind, s.node, s.id AS subject, l.signal, l.value
 FROM (
-    SELECT 'node' AS kind, * FROM (UNPIVOT fingerprint_node ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    SELECT 'node' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_node)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
     UNION ALL
-    SELECT 'gpu', * FROM (UNPIVOT fingerprint_gpu ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    SELECT 'gpu' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_gpu)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
     UNION ALL
-    SELECT 'instance', * FROM (UNPIVOT fingerprint_instance ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    SELECT 'instance' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_instance)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
     UNION ALL
-    SELECT 'disk', * FROM (UNPIVOT fingerprint_disk ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    SELECT 'disk' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_disk)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
     UNION ALL
-    SELECT 'interface', * FROM (UNPIVOT fingerprint_interface ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    SELECT 'interface' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_interface)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
     UNION ALL
-    SELECT 'model', * FROM (UNPIVOT fingerprint_model ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
+    SELECT 'model' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_model)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
     UNION ALL
-    SELECT 'worker', * FROM (UNPIVOT fingerprint_worker ON COLUMNS(* EXCLUDE (node, subject, seq, start)) INTO NAME signal VALUE value)
-) l;
+    SELECT 'worker' AS kind, * FROM (UNPIVOT (SELECT COLUMNS(c -> NOT suffix(c, '_sketch')) FROM samples_worker)
+        ON COLUMNS(* EXCLUDE (subject, start)) INTO NAME signal VALUE value)
+) l JOIN subjects s USING (subject);
 
 CREATE VIEW incidents AS
 SELECT r.* EXCLUDE (message), c.mechanism, c.confidence, c.summary, c.remedy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from trimtab.agent.clock import Clock
@@ -10,10 +11,20 @@ from trimtab.collector.sql import QuestionError
 
 SINCE_SECONDS_MAX = 366 * 86400.0
 WITHIN = """
-t.kind = 'instance' AND t.start >= $since AND ($instance = '' OR t.subject = $instance)
+($instance = '' OR i.instance = $instance)
 AND ($model = '' OR i.model = $model OR list_contains(string_split(i.model, ','), $model))
 """
-"""Condition on a table t with `kind`, `subject` and `start`, joined with the view `instances` as i."""
+"""Condition on the view `instances` as i."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What was asked for, checked."""
+
+    scope: dict[str, Any]
+    """Parameters of `WITHIN`."""
+    since: datetime.datetime
+    """UTC, without a zone."""
 
 
 class Scope(Protocol):
@@ -24,11 +35,11 @@ class Scope(Protocol):
     since_seconds: float
 
 
-def parameters(request: Scope, clock: Clock) -> dict[str, Any]:
-    """Those of `WITHIN`. Raises QuestionError."""
+def parameters(request: Scope, clock: Clock) -> Wanted:
+    """Raises QuestionError."""
     if request.instance and request.model:
         raise QuestionError("an instance or a model, not both")
     if not 0 < request.since_seconds <= SINCE_SECONDS_MAX:  # NaN fails too
         raise QuestionError(f"since: {request.since_seconds} is not in (0, {SINCE_SECONDS_MAX:g}] seconds")
     since = datetime.datetime.fromtimestamp(clock.unix_ns() / 1e9 - request.since_seconds, datetime.UTC)
-    return {"instance": request.instance, "model": request.model, "since": since.replace(tzinfo=None)}
+    return Wanted({"instance": request.instance, "model": request.model}, since.replace(tzinfo=None))

@@ -13,7 +13,9 @@ from trimtab.agent.wire.columns import TEXT_MAX, Malformed
 Form = Literal["gauge", "rate", "sketch"]
 COLUMNS_MAX = 512
 """Most columns of a fingerprint table."""
-RESERVED = ("node", "subject", "seq", "start")
+RESERVED = ("node", "subject", "start", "windows")
+SKETCH = "_sketch"
+"""What the name of a column of packed sketches ends in."""
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 KINDS = {
     pb.SUBJECT_KIND_NODE: "node",
@@ -38,10 +40,15 @@ class Series:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that hold it; those of a sketch are its count, its mean and its quantiles."""
+        """The columns that hold it; those of a sketch are itself, its count, its mean and its quantiles."""
         if self.form == "sketch":
-            return tuple(f"{self.name}_{part}" for part in ("count", "mean", *QUANTILES))
+            return (f"{self.name}{SKETCH}", *self.summary)
         return (self.name,)
+
+    @property
+    def summary(self) -> tuple[str, ...]:
+        """The columns of a sketch that are numbers."""
+        return tuple(f"{self.name}_{part}" for part in ("count", "mean", *QUANTILES))
 
 
 class Registry:
@@ -66,6 +73,8 @@ class Registry:
                 raise Malformed(f"{where}: is stored as {was}, and came as {now}; give it another name")
             if len(series.unit) > TEXT_MAX:
                 raise Malformed(f"{where}.unit: over {TEXT_MAX} characters")
+            if series.form != "sketch" and series.name.endswith(SKETCH):
+                raise Malformed(f"{where}: only the column of a sketch ends in {SKETCH}")
             for column in series.columns:
                 owner = self._owners.get((series.kind, column))
                 if owner or column in RESERVED:

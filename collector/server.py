@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,24 +12,43 @@ from trimtab import Exit, TrimtabError
 from trimtab.agent.clock import Clock
 from trimtab.agent.settings import Tls, state_dir
 from trimtab.agent.wire import channel
+from trimtab.agent.wire.exposition import PATH, Exposition, NotNow, serve
+from trimtab.agent.wire.introspection import Introspection
+from trimtab.agent.wire.metrics import Metrics
 from trimtab.agent.wire.query_pb2_grpc import add_QueryServicer_to_server
-from trimtab.agent.wire.telemetry_pb2_grpc import add_TelemetryServicer_to_server
-from trimtab.collector.analysis import Analysis
+from trimtab.collector.agents import Agents
+from trimtab.collector.analysis import Analysis, Apart
 from trimtab.collector.analyst import Analyst
+from trimtab.collector.analyst_apart import AnalystApart
 from trimtab.collector.append import Appender, known_series
+from trimtab.collector.federate import PATH as FEDERATE
+from trimtab.collector.federate import Federation
 from trimtab.collector.feed import FleetSlot, IncidentFeed
-from trimtab.collector.ingest import Connected, Telemetry
+from trimtab.collector.figures import PREFIX, figures_of
+from trimtab.collector.ingest import Connected
 from trimtab.collector.journal import StoredJournal
+from trimtab.collector.keeper import Keeper
+from trimtab.collector.latest import Latest
+from trimtab.collector.ledger import catch_up
+from trimtab.collector.opening import open_or_set_aside
+from trimtab.collector.port.port import Port
 from trimtab.collector.query import WATCHERS_MAX, Query
 from trimtab.collector.series import Registry
 from trimtab.collector.settings import CollectorSettings
-from trimtab.collector.store import FILE, open_or_set_aside
+from trimtab.collector.store import FILE, transaction
+from trimtab.collector.vitals import Vitals
+from trimtab.collector.webhook import Webhook
+from trimtab.collector.wellness import Wellness
 from trimtab.collector.writer import Writer
 
 log = logging.getLogger(__name__)
 
 THREADS_SPARE = 16
+CONNECTIONS_SPARE = 256
+"""Beside the agents': of those who ask."""
 STOP_SECONDS_MAX = 5.0
+HEALTHY, READY = "/-/healthy", "/-/ready"
+SERVICES = ("trimtab.query.v1.Query", "trimtab.telemetry.v1.Telemetry")
 
 
 def run(
@@ -36,7 +56,7 @@ def run(
     tls: Tls,
     state: Path,
     clock: Clock,
-    analysis: Analysis,
+    analysis: Analysis | Apart,
     stop: threading.Event,
     beat: Callable[[], None],
 ) -> None:
@@ -53,6 +73,7 @@ def run(
             if collector.failed:
                 message = f"{state / FILE}: can no longer be written; the log says why; starting again may help"
                 raise TrimtabError(message, Exit.INTERNAL)
+            collector.look()
             if collector.turns != turns:
                 turns = collector.turns
                 beat()
@@ -63,16 +84,34 @@ def run(
 class Collector:
     """`start` once, `stop` once."""
 
-    def __init__(self, settings: CollectorSettings, tls: Tls, state: Path, clock: Clock, analysis: Analysis) -> None:
+    def __init__(
+        self, settings: CollectorSettings, tls: Tls, state: Path, clock: Clock, analysis: Analysis | Apart
+    ) -> None:
         """Take the port and the database. Raises TrimtabError."""
-        threads = settings.agents_max + WATCHERS_MAX + THREADS_SPARE
-        self._server, self.port = channel.server(settings.listen, tls, "collector.listen", threads)
-        self._store = open_or_set_aside(state_dir(state) / FILE, settings.memory_bytes_max, clock)
-        stored = known_series(self._store.cursor())
+        self._port = Port(settings.listen, tls, "collector.listen", settings.agents_max + CONNECTIONS_SPARE)
+        self.port = self._port.number
+        try:
+            self._store = open_or_set_aside(state_dir(state) / FILE, settings.memory_bytes_max, clock)
+        except BaseException:
+            self._port.stop()
+            raise
+        connection = self._store.cursor()
+        with transaction(connection):
+            received_us = catch_up(connection)
+        stored = known_series(connection)
         registry = Registry(stored)
         fleet, feed = FleetSlot(), IncidentFeed()
-        self._analyst = Analyst(analysis, clock, fleet, feed)
-        self._writer = Writer(self._store, Appender(registry, stored), clock, self._analyst.observe)
+        vitals, latest = Vitals(), Latest()
+        self._analyst: Analyst | AnalystApart = (
+            AnalystApart(analysis, clock, fleet, feed)
+            if isinstance(analysis, Apart)
+            else Analyst(analysis, clock, fleet, feed)
+        )
+        appender = Appender(self._store, connection, registry, stored)
+        self._writer = Writer(
+            self._store, appender, clock, [latest.observe, self._analyst.observe], received_us, vitals
+        )
+        self._keeper = Keeper(settings, self._store, clock, vitals, self._writer)
         self._journal = StoredJournal(self._store, self._writer)
         self._connected = Connected(settings.agents_max)
         self._query = Query(
@@ -83,9 +122,32 @@ class Collector:
             connected=self._connected,
             fleet=fleet,
             feed=feed,
+            vitals=vitals,
         )
-        telemetry = Telemetry(self._writer.inbox, registry, self._connected, clock)
-        add_TelemetryServicer_to_server(telemetry, self._server)  # type: ignore[no-untyped-call]
+        self._agents = Agents(self._port, self._writer.inbox, registry, self._connected, clock, vitals)
+        self._writer.inbox.room = self._agents.room
+        metrics = Metrics(PREFIX)
+        federation = Federation(latest, clock)
+        metrics.add(
+            *figures_of(
+                vitals,
+                store=self._store,
+                inbox=self._writer.inbox,
+                connected=self._connected,
+                port=self._port,
+                analyst=self._analyst,
+                clock=clock,
+                federation=federation,
+            )
+        )
+        self._pages = {PATH: metrics.page, FEDERATE: federation.page, HEALTHY: _healthy, READY: self._ready}
+        self._metrics_listen, self._clock = settings.metrics_listen, clock
+        self._exposition: Exposition | None = None
+        self._webhook = Webhook(settings.webhook_url, feed, clock, vitals)
+        self._sockets = tempfile.TemporaryDirectory(prefix="trimtab-")
+        self._server = channel.bare_server(WATCHERS_MAX + THREADS_SPARE)
+        self._introspection = Introspection(self._server, *SERVICES)
+        self._wellness = Wellness(self._writer, vitals, clock)
         add_QueryServicer_to_server(self._query, self._server)  # type: ignore[no-untyped-call]
 
     @property
@@ -98,17 +160,45 @@ class Collector:
         """Grows while the writer is at work, or waits for work."""
         return self._writer.turns
 
+    def look(self) -> None:
+        """Have the health service say how things are now."""
+        self._introspection.serving(not self._wellness.trouble())
+
     def start(self) -> None:
         """Take up what is stored, then serve."""
         self._analyst.start(self._journal)
         self._writer.start()
+        self._keeper.start()
+        # Only this user may reach it: who comes by the port has shown a certificate there.
+        server = f"{self._sockets.name}/query"
+        self._server.add_insecure_port(f"unix:{server}")
         self._server.start()
+        self._exposition = serve(self._metrics_listen, self._pages, self._clock, "collector.metrics_listen")
+        self._webhook.start()
+        self._port.start(server, self._agents.begin)
 
     def stop(self) -> None:
         """Let the streams go, store what was queued, close the database."""
-        self._connected.end_all()
+        self._introspection.stopping()
+        self._webhook.stop()
         self._query.stop()
+        self._port.stop()
+        if self._exposition:
+            self._exposition.close()
         self._server.stop(STOP_SECONDS_MAX).wait()
         self._analyst.stop()
+        self._keeper.stop()
         self._writer.stop()
         self._store.close()
+        self._sockets.cleanup()
+
+    def _ready(self, accept: str, query: str) -> tuple[str, Callable[[], bytes]]:
+        """Whether windows can be stored: the page for those who look after services."""
+        if trouble := self._wellness.trouble():
+            raise NotNow(trouble)
+        return "text/plain; charset=utf-8", lambda: b"ready\n"
+
+
+def _healthy(_accept: str, _query: str) -> tuple[str, Callable[[], bytes]]:
+    """That somebody is there."""
+    return "text/plain; charset=utf-8", lambda: b"healthy\n"

@@ -151,3 +151,8 @@ def _cell(value: Any) -> Any:  # noqa: PLR0911 - one line a type
             return {str(key): _cell(item) for key, item in value.items()}
         case _:
             return str(value)
+
+
+def quoted(name: str) -> str:
+    """A name within a statement."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,14 +1,9 @@
-"""One agent's stream: who it is, what it may send, and the answers it still waits for."""
+"""One agent's stream: who it is, what it may send, and whom to answer."""
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-import grpc
 import numpy as np
 
 from trimtab.agent.wire import telemetry_pb2 as pb
@@ -18,31 +13,21 @@ from trimtab.agent.wire.columns import (
     SUBJECTS_MAX,
     TEXT_MAX,
     Malformed,
-    Sketches,
     check_labels,
     check_name,
     check_node_name,
     check_schema,
-    unpack_sketches,
-    unpack_values,
 )
 from trimtab.agent.wire.talkers import TALKERS_MAX, check_talkers
 from trimtab.collector.series import KINDS, Registry, Series
+from trimtab.collector.source import Reply, Source
 from trimtab.collector.timeline import Timeline
 from trimtab.collector.window import Window
 
 SCHEMAS_MAX = 16
-UNANSWERED_MAX = 256
+UNANSWERED_MAX = 128
 """Most windows of one stream between its agent and its last answer."""
 SEQ_MAX = (1 << 63) - 1
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """Why a stream ends; no code: the agent has said all."""
-
-    code: grpc.StatusCode | None = None
-    detail: str = ""
 
 
 def check_hello(hello: pb.Hello) -> None:
@@ -62,18 +47,23 @@ def check_hello(hello: pb.Hello) -> None:
 
 
 class Stream:
-    """Used by one thread that reads and one that answers."""
+    """The windows of one spool, as a source brings them. Used by the source's thread; the writer looks at who it is."""
 
-    def __init__(self, hello: pb.Hello, timeline: Timeline, registry: Registry) -> None:
+    def __init__(
+        self, hello: pb.Hello, timeline: Timeline, registry: Registry, source: Source, reply: Reply | None = None
+    ) -> None:
         self.hello = hello
         self.timeline = timeline
+        self.source = source
+        self.reply = reply
+        """Who listens to the answers; nobody, once the stream is over."""
+        self.unanswered = 0
         self._registry = registry
         self._schemas: OrderedDict[bytes, pb.Schema | str] = OrderedDict()
-        self._sketches: set[Series] = set()
+        self._subjects: dict[bytes, int] = {}
+        self._admitted: tuple[bytes, tuple[tuple[int, str, str], ...]] | None = None
+        """What the last window's sketches were: mostly those of the next."""
         self._last_seq = 0
-        self._answers: queue.SimpleQueue[pb.CollectorMessage | End] = queue.SimpleQueue()
-        self._room = threading.Semaphore(UNANSWERED_MAX)
-        self.ended = threading.Event()
 
     @property
     def node(self) -> str:
@@ -92,13 +82,20 @@ class Stream:
             self._registry.admit_schema(schema)
         except Malformed as error:
             entry = str(error)
-        self._schemas[schema.hash[:64]] = entry
-        self._schemas.move_to_end(schema.hash[:64])
+        name = schema.hash[:64]
+        self._schemas[name] = entry
+        self._schemas.move_to_end(name)
+        self._subjects[name] = sum(len(table.subjects) for table in schema.tables)
         if len(self._schemas) > SCHEMAS_MAX:
-            self._schemas.popitem(last=False)
+            gone, _ = self._schemas.popitem(last=False)
+            del self._subjects[gone]
+
+    def subjects(self, window: pb.Window) -> int:
+        """How many subjects a checked window tells of."""
+        return self._subjects[window.schema_hash]
 
     def check(self, window: pb.Window, now_unix_ns: int) -> Window:
-        """The window as the store takes it. Raises Malformed."""
+        """The window, with its time by the collector's clock. Its values and sketches are looked at by `Batch`. Raises Malformed."""
         if not 0 < window.seq <= SEQ_MAX:
             raise Malformed(f"window.seq: {window.seq} is not in [1, 2^63)")
         if window.seq <= self._last_seq:
@@ -111,18 +108,10 @@ class Stream:
             raise Malformed(schema)
         self._schemas.move_to_end(window.schema_hash)
         start = self.timeline.start_unix_ns(window, now_unix_ns)
-        return Window(
-            node=self.node,
-            spool=self.spool,
-            seq=window.seq,
-            start_unix_ns=start,
-            duration_ns=window.duration_ns,
-            schema=schema,
-            values=unpack_values(window, schema),
-            sketches=self._unpack_sketches(window, schema),
-            events=self._check_events(window, start - window.start_unix_ns),
-            talkers=self._check_talkers(window),
-        )
+        self._check_sketches(window, schema)
+        self._check_events(window, start - window.start_unix_ns)
+        self._check_talkers(window)
+        return Window(self.node, self.spool, window.seq, start, window.duration_ns, schema, window)
 
     def _check_subjects(self, schema: pb.Schema) -> None:
         for table in schema.tables:
@@ -130,22 +119,25 @@ class Stream:
             for subject in table.subjects:
                 _check_subject(f"schema.tables[{kind}].subjects", self.node, subject.id)
 
-    def _unpack_sketches(self, window: pb.Window, schema: pb.Schema) -> list[Sketches]:
-        # Before they are unpacked: 16 KiB each is far more than they are on the wire.
-        size = sum(len(column.subjects) for column in window.sketches) // 4
+    def _check_sketches(self, window: pb.Window, schema: pb.Schema) -> None:
+        # Before they are unpacked: they take more room then.
+        size = sum([len(column.subjects) for column in window.sketches]) // 4
         if size > SUBJECTS_MAX:
             raise Malformed(f"window.sketches: {size} in one window; at most {SUBJECTS_MAX}")
-        columns = [unpack_sketches(column, schema) for column in window.sketches]
-        if len({(column.table, column.name) for column in columns}) != len(columns):
+        columns = tuple([(column.table, column.name, column.unit) for column in window.sketches])
+        if (window.schema_hash, columns) == self._admitted:
+            return
+        if len({column[:2] for column in columns}) != len(columns):
             raise Malformed("window.sketches: a series comes twice")
-        for column in columns:
-            series = Series(KINDS[schema.tables[column.table].kind], column.name, column.unit, "sketch")
-            if series not in self._sketches:
-                self._registry.admit(series)
-                self._sketches.add(series)
-        return columns
+        for table, name, unit in columns:
+            where = f"window.sketches[{name[:TEXT_MAX]}]"
+            check_name(f"{where}.name", name)
+            if table >= len(schema.tables):
+                raise Malformed(f"{where}.table: {table}, but there are {len(schema.tables)} tables")
+            self._registry.admit(Series(KINDS[schema.tables[table].kind], name, unit, "sketch"))
+        self._admitted = window.schema_hash, columns
 
-    def _check_events(self, window: pb.Window, shift_ns: int) -> list[pb.Event]:
+    def _check_events(self, window: pb.Window, shift_ns: int) -> None:
         if len(window.events) > EVENTS_MAX:
             raise Malformed(f"window.events: {len(window.events)}; at most {EVENTS_MAX}")
         for event in window.events:
@@ -159,9 +151,8 @@ class Stream:
             if not 0 <= occurred <= SEQ_MAX:
                 raise Malformed(f"window.events[{event.name}].unix_ns: {event.unix_ns} is no time")
             event.unix_ns = occurred
-        return list(window.events)
 
-    def _check_talkers(self, window: pb.Window) -> list[pb.Talkers]:
+    def _check_talkers(self, window: pb.Window) -> None:
         if len(window.talkers) > TALKERS_MAX:
             raise Malformed(f"window.talkers: {len(window.talkers)}; at most {TALKERS_MAX}")
         for talkers in window.talkers:
@@ -171,31 +162,6 @@ class Stream:
             _check_subject(f"window.talkers[{talkers.name}].subject", self.node, talkers.subject)
         if len({(each.subject, each.name) for each in window.talkers}) != len(window.talkers):
             raise Malformed("window.talkers: a subject comes twice")
-        return list(window.talkers)
-
-    def expect_answer(self) -> bool:
-        """Wait until there is room for one more unanswered window; False when the stream has ended."""
-        while not self._room.acquire(timeout=0.5):
-            if self.ended.is_set():
-                return False
-        return not self.ended.is_set()
-
-    def answer(self, message: pb.CollectorMessage) -> None:
-        self._answers.put(message)
-
-    def end(self, end: End) -> None:
-        """No more answers than those already given."""
-        self.ended.set()
-        self._answers.put(end)
-
-    def answers(self) -> Iterator[pb.CollectorMessage | End]:
-        """Answers in their order; the last one is an End."""
-        while True:
-            answer = self._answers.get()
-            yield answer
-            if isinstance(answer, End):
-                return
-            self._room.release()
 
 
 def _check_subject(where: str, node: str, subject: str) -> None:

@@ -19,8 +19,8 @@ REMOTES_MAX = 1000
 _FETCH_ROWS = 256
 # WITHIN is ours, and what is asked for goes in as parameters.
 _FIND = f"""
-SELECT t.subject, t.name, t.frequent_items, t.hll
-FROM talkers t LEFT JOIN instances i ON i.instance = t.subject WHERE {WITHIN}
+SELECT i.instance, t.name, t.frequent_items, t.hll
+FROM talkers t JOIN instances i USING (subject) WHERE t.start >= $since AND {WITHIN}
 """  # noqa: S608
 
 
@@ -31,7 +31,7 @@ def talkers(store: Store, request: pb.TalkersRequest, clock: Clock, seconds_max:
     by_name = {"requests": requests, "errors": errors}
     instances: set[str] = set()
     with store.reading() as connection, limited(connection, seconds_max) as expired:
-        connection.execute(_FIND, wanted)
+        connection.execute(_FIND, {**wanted.scope, "since": wanted.since})
         while found := connection.fetchmany(_FETCH_ROWS):
             if expired.is_set():
                 raise QuestionError("out of time")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -13,9 +12,17 @@ from rich.text import Text
 
 from trimtab import Exit, TrimtabError
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector import options
+from trimtab.collector import options, output
 from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub
 from trimtab.collector.node_tables import printable
+from trimtab.collector.output import Column, Form
+
+COLUMNS = [
+    Column("remote", "VARCHAR"),
+    *output.estimate("requests"),
+    Column("share", "DOUBLE"),
+    *output.estimate("errors"),
+]
 
 
 @click.command()
@@ -24,7 +31,7 @@ from trimtab.collector.node_tables import printable
 @options.since
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="Most remotes to show.")
 @options.collector
-@options.as_json
+@output.options
 @click.pass_obj
 def talkers(
     settings: ClientSettings,
@@ -34,7 +41,7 @@ def talkers(
     since: float,
     limit: int,
     collector: str | None,
-    as_json: bool,
+    form: Form,
 ) -> None:
     """Show which remote addresses send the most requests to an instance, to a model, or to all."""
     if instance and model:
@@ -42,8 +49,9 @@ def talkers(
     with stub(settings, collector) as query:
         request = pb.TalkersRequest(instance=instance, model=model, since_seconds=since, limit=limit)
         reply = query.Talkers(request, timeout=DEADLINE_SECONDS)
-    if as_json:
-        click.echo(json.dumps(as_object(reply), indent=2, allow_nan=False))
+    if not form.for_people:
+        found = as_object(reply)
+        output.write(form, COLUMNS, found["talkers"], document=found)
     elif reply.requests:
         Console().print(summary(reply), talkers_table(reply), sep="\n")
     else:

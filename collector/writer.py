@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
+import grpc
 
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.collector.append import Appender
+from trimtab.collector.arrow import Columns
+from trimtab.collector.batch import Batch
+from trimtab.collector.forgetting import Gone
 from trimtab.collector.inbox import Inbox
-from trimtab.collector.ledger import Entry, Ledger
-from trimtab.collector.rows import EVENT_BYTES_MAX, ROW_BYTES_MAX, Columns
+from trimtab.collector.ledger import SWEEP_SECONDS, Entry, Ledger, TooMany
+from trimtab.collector.source import Answer, End, Source
 from trimtab.collector.store import Connection, Store, StoreError, StoreLost, insert, transaction
-from trimtab.collector.stream import SEQ_MAX, End, Stream
+from trimtab.collector.stream import SEQ_MAX, Stream
+from trimtab.collector.vitals import Vitals
 from trimtab.collector.window import Window
 
 log = logging.getLogger(__name__)
 
-ITEMS_MAX = 512
+ITEMS_MAX = 1024
 """Most windows in one transaction."""
-GATHER_SECONDS = 0.05
+GATHER_SECONDS = 0.1
 """How long a transaction waits for more to come: many agents then share one."""
 IDLE_SECONDS = 0.5
 SAVES_MAX = 1024
+REFUSAL_CHARACTERS_MAX = 1024
 BACKOFF_SECONDS_MAX = 10.0
 
 
@@ -48,16 +55,6 @@ class Arrival:
     window: Window | None
     refusal: str = ""
 
-    @property
-    def size_bytes(self) -> int:
-        """What it takes at most, here and as rows of a transaction."""
-        if self.window is None:
-            return len(self.refusal)
-        subjects = sum(len(table.subjects) for table in self.window.schema.tables)
-        sketches = sum(sketches.dense.nbytes for sketches in self.window.sketches)
-        talkers = sum(2 * talkers.ByteSize() for talkers in self.window.talkers)
-        return subjects * ROW_BYTES_MAX + len(self.window.events) * EVENT_BYTES_MAX + sketches + talkers
-
 
 @dataclass(frozen=True, slots=True)
 class Closing:
@@ -69,28 +66,54 @@ class Closing:
 Item = Opening | Arrival | Closing
 Rows = Sequence[tuple[str, Columns]]
 """Statements, each with the columns it finds as `incoming`."""
-_NODE = (
-    "INSERT OR REPLACE INTO nodes BY NAME SELECT * REPLACE (make_timestamp(connected_at) AS connected_at) FROM incoming"
+_FIELD = re.compile(r"(series|window|schema|hello)?(\.[a-z_]+)?")
+"""With which a refusal begins; nothing of what an agent sent."""
+_NODES = (
+    "DELETE FROM nodes USING incoming WHERE nodes.node = incoming.node",
+    "INSERT INTO nodes BY NAME SELECT * FROM incoming",
 )
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What one transaction makes of its items."""
+
+    fresh: list[Window] = field(default_factory=list)
+    answers: list[tuple[Stream, Answer]] = field(default_factory=list)
+    duplicates: int = 0
+    lost: int = 0
+    refused: list[str] = field(default_factory=list)
+    """The field of each refusal."""
 
 
 class Writer:
     """Owns the writing connection."""
 
     def __init__(
-        self, store: Store, appender: Appender, clock: Clock, stored: Callable[[Sequence[Window]], None]
+        self,
+        store: Store,
+        appender: Appender,
+        clock: Clock,
+        stored: Sequence[Callable[[Sequence[Window]], None]],
+        received_us: int,
+        vitals: Vitals,
     ) -> None:
-        """`stored` is told of the windows of each transaction, after it."""
+        """Each of `stored` is told of each transaction's windows, after it. `received_us`: when the newest window in the store came."""
         self.inbox: Inbox[Item] = Inbox()
         self.lost = threading.Event()
         self.turns = 0
         """Grows at least every ten seconds while the thread is alive and no statement hangs."""
+        self._database = store
         self._connection: Connection = store.cursor()
         self._appender = appender
-        self._ledger = Ledger()
+        self._ledger = Ledger.of(self._connection)
+        self._received_us = received_us
+        self._vitals = vitals
+        self._swept_at = clock.monotonic()
         self._clock = clock
         self._stored = stored
         self._saves: dict[str, tuple[Rows, Future[None]]] = {}
+        self._gone: Gone | None = None
         self._saves_lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
@@ -104,6 +127,9 @@ class Writer:
         self.inbox.wake()
         if self._thread.is_alive():
             self._thread.join()
+            if not self.lost.is_set():
+                self._swept_at = float("-inf")
+                self._store([], [])
         self._connection.close()
 
     def save(self, key: str, rows: Rows) -> Future[None]:
@@ -115,6 +141,12 @@ class Writer:
             self._saves[key] = (rows, future)
         self.inbox.wake()
         return future
+
+    def forget(self, gone: Gone) -> None:
+        """Delete these with the next transaction, as far as they have not come back."""
+        with self._saves_lock:
+            self._gone = gone
+        self.inbox.wake()
 
     def _run(self) -> None:
         try:
@@ -132,8 +164,13 @@ class Writer:
                 items += self.inbox.take(ITEMS_MAX - len(items), 0)
             with self._saves_lock:
                 saves, self._saves = self._saves, {}
-            if (items or saves) and not self._store(items, list(saves.values())):
+            if (items or saves or self._gone or self._sweep_is_due()) and not self._store(items, list(saves.values())):
                 return
+
+    def _sweep_is_due(self) -> bool:
+        overdue = self._clock.monotonic() - self._swept_at - SWEEP_SECONDS
+        # It changes rows, and would hold the windows up for as long as a checkpoint takes.
+        return overdue >= (SWEEP_SECONDS if self._database.checkpointing else 0)
 
     def _idle(self) -> bool:
         with self._saves_lock:
@@ -145,9 +182,10 @@ class Writer:
         while True:
             self.turns += 1
             try:
-                fresh, marks = self._transact(items, [rows for rows, _ in saves])
+                outcome = self._transact(items, [rows for rows, _ in saves])
                 break
             except StoreError as error:
+                self._vitals.failures += 1
                 self._appender.rollback()
                 self._ledger.rollback()
                 if backoff == 0.1:
@@ -160,78 +198,162 @@ class Writer:
                 backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
         if backoff > 0.1:
             log.warning("the database can be written again")
-        _answer(items, marks)
+        for source, answers in _by_source(outcome.answers):
+            source.answer(answers)
         for _, future in saves:
             future.set_result(None)
-        self._stored(fresh)
+        for stored in self._stored if outcome.fresh else ():
+            stored(outcome.fresh)
         return True
 
-    def _transact(self, items: Sequence[Item], saves: Sequence[Rows]) -> tuple[list[Window], list[int]]:
-        """The windows that were new, and the high-water mark that each Opening found."""
-        now = self._clock.unix_ns()
-        fresh: list[Window] = []
-        marks: list[int] = []
-        with transaction(self._connection):
-            for item in items:
-                stream = item.stream
-                entry = self._ledger.entry(self._connection, (stream.node, stream.spool), stream.hello.first_seq)
-                match item:
-                    case Opening():
-                        marks.append(entry.high_water_mark)
-                        insert(self._connection, _NODE, _node(stream))
-                    case Arrival(window=window):
-                        if _book(item, entry, now) and window:
-                            fresh.append(window)
-            self._appender.append(self._connection, fresh, now)
+    def _transact(self, items: Sequence[Item], saves: Sequence[Rows]) -> _Outcome:
+        # It never goes back, whatever the clock does: the ledger finds by it what it has not swept up yet.
+        self._received_us = max(self._received_us, self._clock.unix_ns() // 1000)
+        outcome = _Outcome()
+        begun = self._clock.monotonic()
+        # What is rolled up waits for this transaction, or sees that it left late windows (collector/rollmarks.py).
+        with self._database.rolled.writing(), transaction(self._connection):
+            batch, streams = self._book(items, outcome)
+            self._appender.append(self._connection, batch, outcome.fresh, streams, self._received_us)
+            openings = [item.stream for item in items if isinstance(item, Opening)]
+            if openings:
+                for statement in _NODES:
+                    insert(self._connection, statement, _nodes(openings), ("connected_at",))
             for statement, columns in (part for rows in saves for part in rows):
                 insert(self._connection, statement, columns)
-            self._ledger.write(self._connection)
+            with self._saves_lock:
+                gone, self._gone = self._gone, None
+            forgotten = self._forget(gone) if gone else None
+            sweep = self._sweep_is_due()
+            self._ledger.write(self._connection, self._received_us if sweep else None)
         self._appender.commit()
         self._ledger.commit()
-        return fresh, marks
+        if forgotten:
+            self._appender.subjects.forget(forgotten.subjects)
+            self._ledger.forget(forgotten.streams)
+        if sweep:
+            self._swept_at = self._clock.monotonic()
+        self._count(outcome, batch, self._clock.monotonic() - begun)
+        return outcome
 
+    def _count(self, outcome: _Outcome, batch: Batch, seconds: float) -> None:
+        vitals = self._vitals
+        vitals.transactions += 1
+        vitals.transaction_seconds += seconds
+        vitals.windows += len(outcome.fresh)
+        vitals.samples += batch.values
+        vitals.duplicates += outcome.duplicates
+        vitals.lost += outcome.lost
+        vitals.refused.update(outcome.refused)
 
-def _book(arrival: Arrival, entry: Entry, now_unix_ns: int) -> bool:
-    """Enter a window into the ledger; whether it is to be stored."""
-    if arrival.window is None:
+    def _forget(self, gone: Gone) -> Gone:
+        """Within the open transaction; what was forgotten indeed."""
+        deleted: list[list[Any]] = []
+        streams = self._ledger.idle(gone.streams)
+        for statement, ids in (
+            (
+                "DELETE FROM subjects WHERE NOT current AND subject IN (SELECT unnest(?::INTEGER[])) RETURNING subject",
+                gone.subjects,
+            ),
+            ("DELETE FROM stream_records WHERE stream IN (SELECT unnest(?::INTEGER[])) RETURNING stream", streams),
+            ("DELETE FROM nodes WHERE node IN (SELECT unnest(?::VARCHAR[])) RETURNING node", gone.nodes),
+        ):
+            deleted.append([one for (one,) in self._connection.execute(statement, [ids]).fetchall()] if ids else [])
+        return Gone(*deleted)
+
+    def _book(self, items: Sequence[Item], outcome: _Outcome) -> tuple[Batch, list[int]]:
+        """Enter everything into the ledger, with its answer; the new windows as columns, and the stream of each."""
+        batch, refusals = self._prepare(items)
+        streams: list[int] = []
+        for item in items:
+            stream = item.stream
+            try:
+                entry = self._entry(stream)
+            except TooMany as error:
+                outcome.answers.append((stream, End(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))))
+                continue
+            match item:
+                case Opening():
+                    outcome.answers.append((stream, _welcome(stream, entry)))
+                case Closing():
+                    outcome.answers.append((stream, End()))
+                case Arrival(seq=seq, window=window):
+                    refusal = item.refusal or refusals.get(id(item), "")
+                    if refusal or window is None:
+                        self._refuse(entry, seq, refusal, outcome)
+                        answer = pb.CollectorMessage(refusal=pb.Refusal(seq=seq, reason=refusal))
+                    else:
+                        answer = pb.CollectorMessage(ack=pb.Ack(seq=seq))
+                        if self._is_new(entry, window, outcome):
+                            outcome.fresh.append(window)
+                            streams.append(entry.stream)
+                    outcome.answers.append((stream, answer))
+        return batch, streams
+
+    def _prepare(self, items: Sequence[Item]) -> tuple[Batch, dict[int, str]]:
+        """The windows that are new as columns; those that are refused by what is in them, as the id of their item and the reason."""
+        marks: dict[tuple[str, str], int] = {}
+        new: list[Arrival] = []
+        windows: list[Window] = []
+        for item in items:
+            if not isinstance(item, Arrival) or item.window is None:
+                continue
+            key = item.stream.node, item.stream.spool
+            try:
+                mark = marks.get(key, self._entry(item.stream).high_water_mark)
+            except TooMany:
+                continue
+            if item.seq > mark:
+                marks[key] = item.seq
+                new.append(item)
+                windows.append(item.window)
+        batch, refused = self._appender.prepare(windows)
+        return batch, {id(new[position]): reason[:REFUSAL_CHARACTERS_MAX] for position, reason in refused.items()}
+
+    def _entry(self, stream: Stream) -> Entry:
+        return self._ledger.entry(self._connection, (stream.node, stream.spool), stream.hello.first_seq)
+
+    def _refuse(self, entry: Entry, seq: int, refusal: str, outcome: _Outcome) -> None:
         entry.refused += 1
-        entry.last_refusal, entry.refused_at = arrival.refusal, now_unix_ns // 1000
-        if entry.high_water_mark < arrival.seq <= SEQ_MAX:
-            entry.advance(arrival.seq)
-        return False
-    if arrival.seq <= entry.high_water_mark:
-        entry.duplicates += 1
-        return False
-    entry.advance(arrival.seq)
-    entry.windows += 1
-    entry.last_window = max(entry.last_window, arrival.window.start_unix_ns // 1000)
-    return True
+        outcome.refused.append(_FIELD.match(refusal).group())  # type: ignore[union-attr] # it matches nothing, too
+        entry.last_refusal, entry.refused_at = refusal, self._received_us
+        if entry.high_water_mark < seq <= SEQ_MAX:
+            outcome.lost += entry.advance(seq)
+        self._ledger.urgent(entry)
+
+    def _is_new(self, entry: Entry, window: Window, outcome: _Outcome) -> bool:
+        if window.seq <= entry.high_water_mark:
+            entry.duplicates += 1
+            outcome.duplicates += 1
+            self._ledger.urgent(entry)
+            return False
+        if lost := entry.advance(window.seq):
+            outcome.lost += lost
+            self._ledger.urgent(entry)
+        entry.windows += 1
+        entry.last_window = max(entry.last_window, window.start_unix_ns // 1000)
+        return True
 
 
-def _answer(items: Sequence[Item], marks: Sequence[int]) -> None:
-    mark = iter(marks)
-    for item in items:
-        match item:
-            case Opening(stream):
-                error = stream.timeline.error_seconds
-                welcome = pb.Welcome(high_water_mark=next(mark), clock_error_seconds=error)
-                stream.answer(pb.CollectorMessage(welcome=welcome))
-            case Arrival(stream, seq, None, refusal):
-                stream.answer(pb.CollectorMessage(refusal=pb.Refusal(seq=seq, reason=refusal)))
-            case Arrival(stream, seq):
-                stream.answer(pb.CollectorMessage(ack=pb.Ack(seq=seq)))
-            case Closing(stream):
-                stream.end(End())
+def _welcome(stream: Stream, entry: Entry) -> pb.CollectorMessage:
+    error = stream.timeline.error_seconds
+    return pb.CollectorMessage(welcome=pb.Welcome(high_water_mark=entry.high_water_mark, clock_error_seconds=error))
 
 
-def _node(stream: Stream) -> Columns:
-    hello = stream.hello
+def _by_source(answers: Sequence[tuple[Stream, Answer]]) -> list[tuple[Source, list[tuple[Stream, Answer]]]]:
+    found: dict[int, tuple[Source, list[tuple[Stream, Answer]]]] = {}
+    for stream, answer in answers:
+        found.setdefault(id(stream.source), (stream.source, []))[1].append((stream, answer))
+    return list(found.values())
+
+
+def _nodes(streams: Sequence[Stream]) -> Columns:
+    newest = {stream.node: stream for stream in streams}
+    hellos = [stream.hello for stream in newest.values()]
+    texts = ("node", "machine_id", "boot_id", "agent_version")
     return {
-        "node": np.asarray([hello.node]),
-        "machine_id": np.asarray([hello.machine_id]),
-        "boot_id": np.asarray([hello.boot_id]),
-        "agent_version": np.asarray([hello.agent_version]),
-        "clock_error_seconds": np.asarray([stream.timeline.error_seconds]),
-        "connected_at": np.asarray([stream.timeline.collector_unix_ns // 1000]),
-        "labels": np.asarray([json.dumps(dict(hello.labels), sort_keys=True)]),
+        **{name: [getattr(hello, name) for hello in hellos] for name in texts},
+        "clock_error_seconds": [stream.timeline.error_seconds for stream in newest.values()],
+        "connected_at": [stream.timeline.collector_unix_ns // 1000 for stream in newest.values()],
+        "labels": [json.dumps(dict(hello.labels), sort_keys=True) for hello in hellos],
     }

@@ -27,7 +27,7 @@ EXIT_MEANINGS = {
     Exit.SETTINGS: "the settings file is wrong, or something it names is missing",
     Exit.UNREACHABLE: "the collector does not answer",
     Exit.LISTEN: "a port is taken, or an address is not of this host",
-    Exit.STATE: "the state directory or a file in it cannot be used",
+    Exit.STATE: "the state directory, a file in it, or a file to be written cannot be used",
     Exit.INTERNAL: "an error of trimtab's own; TRIMTAB_TRACEBACK=1 shows where",
     Exit.INTERRUPTED: "stopped by Ctrl-C",
 }

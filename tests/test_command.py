@@ -64,7 +64,9 @@ def test_no_collector(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        for command in (["nodes"], ["incidents"], ["weights"], ["query", "SELECT 1", "--state", str(tmp_path)]):
+        elsewhere = ["--state", str(tmp_path)]
+        asking = (["nodes"], ["instances"], ["series"], ["incidents"], ["weights"], ["query", "SELECT 1", *elsewhere])
+        for command in (*asking, ["backup", str(tmp_path / "copy"), *elsewhere]):
             assert_one_line(trimtab(*command, "--collector", address), Exit.UNREACHABLE, address)
 
 

@@ -22,7 +22,7 @@ from trimtab.agent.wire.telemetry_pb2_grpc import TelemetryStub
 from trimtab.collector.server import Collector
 from trimtab.collector.settings import CollectorSettings
 
-SETTINGS = CollectorSettings(listen="127.0.0.1:0", memory_bytes_max=128 << 20, agents_max=8)
+SETTINGS = CollectorSettings(listen="127.0.0.1:0", memory_bytes_max=128 << 20, agents_max=8, metrics_listen="")
 CLOCK = SystemClock()
 BOOT_SECOND_NS = 1_000_000_000
 KINDS = {"node": pb.SUBJECT_KIND_NODE, "gpu": pb.SUBJECT_KIND_GPU, "instance": pb.SUBJECT_KIND_INSTANCE}
@@ -59,14 +59,16 @@ def collecting(state: Path, **changes: Any) -> Iterator[tuple[Collector, Telemet
     collector = Collector(CollectorSettings(**{**fields, **changes}), Tls(), state, clock, analysis)
     collector.start()
     try:
-        with channel(collector.port) as link:
-            yield collector, TelemetryStub(link), QueryStub(link)
+        with channel(collector.port) as publishing, channel(collector.port) as asking:
+            yield collector, TelemetryStub(publishing), QueryStub(asking)
     finally:
         collector.stop()
 
 
 def channel(port: int) -> grpc.Channel:
-    return grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1)])
+    return grpc.insecure_channel(
+        f"127.0.0.1:{port}", options=[("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+    )
 
 
 def hello(node: str = "n1", **changes: Any) -> pb.AgentMessage:
@@ -128,10 +130,10 @@ def latency(
 class Sending:
     """One open stream."""
 
-    def __init__(self, stub: TelemetryStub, *messages: pb.AgentMessage | pb.Schema) -> None:
+    def __init__(self, stub: TelemetryStub, *messages: pb.AgentMessage | pb.Schema, timeout: float = 60) -> None:
         self._queue: queue.SimpleQueue[pb.AgentMessage | None] = queue.SimpleQueue()
         self.send(*messages)
-        self.answers = stub.Publish(iter(self._queue.get, None), timeout=60)
+        self.answers = stub.Publish(iter(self._queue.get, None), timeout=timeout)
 
     def send(self, *messages: pb.AgentMessage | pb.Schema) -> None:
         for message in messages:

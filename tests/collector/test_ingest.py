@@ -27,13 +27,12 @@ from tests.collector.sender import (
 )
 from trimtab.agent.wire import query_pb2 as q
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.columns import EVENTS_MAX, SUBJECTS_MAX, TEXT_MAX, schema_hash
-from trimtab.collector import rows
+from trimtab.agent.wire.columns import SUBJECTS_MAX, schema_hash
+from trimtab.collector.batch import ROW_BYTES_MAX, lay_out
 from trimtab.collector.series import COLUMNS_MAX, Registry
 from trimtab.collector.stream import Stream
+from trimtab.collector.subjects import Layout, TableLayout
 from trimtab.collector.timeline import Timeline
-from trimtab.collector.window import Window
-from trimtab.collector.writer import Arrival
 
 S = schema()
 RESERVED = schema({"instance": (["start"], ["n1/8080"])})
@@ -209,7 +208,7 @@ def test_the_seventeenth_schema_drops_the_one_used_longest_ago(tmp_path: Path) -
 def test_unknown_is_null(tmp_path: Path) -> None:
     with collecting(tmp_path) as (_, telemetry, query):
         publish(telemetry, S, window(1, S, [[[np.nan]]]), window(2, S, [[[0.0]]]))
-        assert ask(query, "SELECT queue_depth FROM fingerprint_instance ORDER BY seq") == [[None], [0.0]]
+        assert ask(query, "SELECT queue_depth FROM fingerprint_instance ORDER BY start") == [[None], [0.0]]
         assert ask(query, "SELECT count(*) FROM fingerprint_instance WHERE isnan(queue_depth)") == [[0]]
 
 
@@ -354,29 +353,29 @@ def test_garbage_and_a_message_of_100_mb_harm_nobody(tmp_path: Path) -> None:
 def test_the_queue_counts_at_least_what_a_transaction_takes() -> None:
     wide = schema({"instance": ([f"s{i}" for i in range(COLUMNS_MAX)], ["n1/8080"])})
     bare = schema({"instance": ([], [f"n1/{i}" for i in range(SUBJECTS_MAX)])})
-    long = event(detail="x" * TEXT_MAX, subject="n1/" + "x" * (TEXT_MAX - 3))
     registry = Registry([])
-    stream = Stream(hello().hello, Timeline(CLOCK.unix_ns(), CLOCK.unix_ns(), CLOCK.boottime_ns()), registry)
+    stream = Stream(hello().hello, Timeline(CLOCK.unix_ns(), CLOCK.unix_ns(), CLOCK.boottime_ns()), registry, Nowhere())
     stream.learn(wide)
     stream.learn(bare)
-    several = [
-        stream.check(sent.window, CLOCK.unix_ns())
-        for sent in (
-            window(1, wide),
-            window(2, bare),
-            window(3, wide, events=[long]),
-            window(4, wide, events=[event()] * EVENTS_MAX),
-        )
-    ]
-    series = [registry.get("instance", f"s{i}") for i in range(COLUMNS_MAX)]
-    fingerprints = rows.fingerprints(rows.blocks(several[:2], "instance"), series)
-    assert _counted(stream, several[:2]) >= sum(column.nbytes for column in fingerprints.values())
-    events = rows.events(several[2:])
-    assert _counted(stream, several[2:]) >= sum(column.nbytes for column in events.values())
+    several = [stream.check(window(i, of).window, CLOCK.unix_ns()) for i, of in enumerate((wide, bare), start=1)]
+    layouts = [
+        Layout(of.hash, tuple(TableLayout("instance", tuple(s.name for s in t.series), np.arange(len(t.subjects))) for t in of.tables))
+        for of in (wide, bare)
+    ]  # fmt: skip
+    [block] = lay_out(several, layouts, registry).blocks
+    taken = sum(column.nbytes for column in block.columns.values())
+    assert len(block.columns) == 2 + COLUMNS_MAX
+    assert sum(stream.subjects(w.message) * ROW_BYTES_MAX for w in several) >= taken
 
 
-def _counted(stream: Stream, windows: list[Window]) -> int:
-    return sum(Arrival(stream, window.seq, window).size_bytes for window in windows)
+class Nowhere:
+    """A source that nobody listens to."""
+
+    def answer(self, answers: Any) -> None:
+        raise AssertionError
+
+    def room(self) -> None:
+        raise AssertionError
 
 
 def test_a_failing_analysis_does_not_stop_the_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.collector.sender import collecting, latency, publish, schema, window
+from tests.collector.sender import CLOCK, Sending, ask, collecting, hello, latency, publish, schema, window
 from tests.collector.test_cli import invoke
 from trimtab import Exit, TrimtabError
 from trimtab.agent.settings import Tls
@@ -110,3 +110,34 @@ def test_nothing_known_and_wrong_questions_are_named(tmp_path: Path) -> None:
         far = invoke(command, "--since", "1000d", port=collector.port).exception
         assert isinstance(far, TrimtabError)
         assert "since" in str(far)
+
+
+def test_hours_and_minutes_that_are_rolled_up_tell_the_same(tmp_path: Path) -> None:
+    chance = np.random.default_rng(6)
+    ages = [3 * 3600 + 90, 3 * 3600 - 7, 2 * 3600, 5000, 1234, 61, 3]
+    booted = CLOCK.unix_ns() - CLOCK.boottime_ns()
+    with collecting(tmp_path) as (_, telemetry, query):
+        for seq, age in enumerate(ages, start=1):
+            start = CLOCK.unix_ns() - age * 10**9
+            stamps = {"start_unix_ns": start, "start_boottime_ns": start - booted + UPTIME_NS}
+            column = latency(chance.lognormal(-4, 1, 50).tolist(), subject=seq % 2)
+            sent = window(seq, S, sketches=[column], **stamps)
+            greeting = hello(boottime_ns=CLOCK.boottime_ns() + UPTIME_NS)
+            assert Sending(telemetry, greeting, S, sent).finish()[-1].ack.seq == seq
+        before = [asked(query, since_seconds=span) for span in SPANS]
+        deadline = CLOCK.monotonic() + 60
+        rolled = "SELECT count(*) FROM samples_instance_1h WHERE request_latency_count > 0"
+        while ask(query, rolled)[0][0] < 3:
+            assert CLOCK.monotonic() < deadline
+        after = [asked(query, since_seconds=span) for span in SPANS]
+    for one, other in zip(before, after, strict=True):
+        assert {name: found.count.value for name, found in one.items()} == {
+            name: found.count.value for name, found in other.items()
+        }
+        for name, found in one.items():
+            assert found.p99_seconds == other[name].p99_seconds
+            assert found.mean_seconds == pytest.approx(other[name].mean_seconds, rel=1e-5)
+
+
+SPANS = (30.0, 600.0, 3700.0, 8000.0, 4 * 3600.0)
+UPTIME_NS = 1000 * 3600 * 10**9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tests.collector.sender import collecting, publish, schema, window
+from tests.collector.sender import CLOCK, collecting, publish, schema, window
 from trimtab.agent.sketch import loglinear
 from trimtab.agent.wire.columns import pack_sketches, unpack_sketches
-from trimtab.collector import rows
-from trimtab.collector.store import FILE, Store
+from trimtab.collector.packed import SketchList, unpack
+from trimtab.collector.store import FILE, Store, arrow_batches
 
+BOOTED_NS = CLOCK.unix_ns() - CLOCK.boottime_ns()
+BEGUN_NS = CLOCK.unix_ns() // 10**9 * 10**9 - 60 * 10**9
 VALUES = st.one_of(st.floats(allow_nan=True, allow_infinity=False, width=64))
 SERIES = ["a", "b_per_second", "c"]
+
+
+def begun(seq: int) -> int:
+    """Whole seconds: what a window is known by in the table of its fingerprints."""
+    return BEGUN_NS + seq * 10**9
 
 
 @st.composite
@@ -42,10 +50,12 @@ def test_values(tmp_path_factory: object, batches: list[tuple[list[str], list[st
         messages.append(of)
         for values in windows:
             seq += 1
-            messages.append(window(seq, of, [np.asarray(values).reshape(len(series), len(subjects))]))
+            block = np.asarray(values).reshape(len(series), len(subjects))
+            stamps = {"start_unix_ns": begun(seq), "start_boottime_ns": begun(seq) - BOOTED_NS}
+            messages.append(window(seq, of, [block], **stamps))
             for j, subject in enumerate(subjects):
                 known = {name: values[i][j] for i, name in enumerate(series) if not math.isnan(values[i][j])}
-                expected[seq, subject] = known
+                expected[begun(seq), subject] = known
     with collecting(state) as (_, telemetry, _query):
         assert [a.ack.seq for a in publish(telemetry, *messages)[1:]] == list(range(1, seq + 1))
     import duckdb
@@ -56,22 +66,41 @@ def test_values(tmp_path_factory: object, batches: list[tuple[list[str], list[st
         stored = {}
         for row in found.fetchall():
             cells = dict(zip(names, row, strict=True))
-            stored[cells["seq"], cells["subject"]] = {n: cells[n] for n in SERIES if cells.get(n) is not None}
+            start = round(cells["start"].replace(tzinfo=UTC).timestamp() * 1e9)
+            stored[start, cells["subject"]] = {n: cells[n] for n in SERIES if cells.get(n) is not None}
         assert stored == expected
         assert len(stored) == database.execute("SELECT count(*) FROM fingerprint_instance").fetchone()[0]
 
 
 OBSERVATIONS = st.lists(st.floats(0, 130), max_size=50)
+DRAWN = st.lists(st.tuples(OBSERVATIONS, st.floats(0.01, 1)), min_size=1, max_size=5)
 
 
-@given(st.lists(st.tuples(OBSERVATIONS, st.floats(0.01, 1)), min_size=1, max_size=5))
-@settings(deadline=None)
-def test_summary_of_many_sketches_is_that_of_each(drawn: list[tuple[list[float], float]]) -> None:
+def sketch_list(drawn: list[tuple[list[float], float]]) -> tuple[SketchList, list[loglinear.Sketch]]:
     sketches = [loglinear.of_seconds(np.asarray(values), p) for values, p in drawn]
     of = schema({"instance": (["x"], [f"n1/{i}" for i in range(len(drawn))])})
-    packed = unpack_sketches(pack_sketches(0, "s", "s", range(len(drawn)), sketches), of)
+    came = unpack_sketches(pack_sketches(0, "s", "s", range(len(drawn)), sketches), of)
+    offsets = np.searchsorted(came.owners, np.arange(len(drawn) + 1))
+    listed = SketchList(offsets, came.buckets.copy(), came.counts.copy(), came.probabilities.copy())
+    return listed, sketches
+
+
+@given(DRAWN)
+@settings(deadline=None)
+def test_summary_of_many_sketches_is_that_of_each(drawn: list[tuple[list[float], float]]) -> None:
+    listed, sketches = sketch_list(drawn)
     one_by_one = [[s.count, s.mean_seconds, *s.quantiles_seconds((0.5, 0.95, 0.99))] for s in sketches]
-    np.testing.assert_allclose(rows.summary(packed), np.asarray(one_by_one).T, rtol=1e-12)
+    summary = listed.summary(np.asarray([s.sum_seconds for s in sketches]))
+    np.testing.assert_allclose(summary, np.asarray(one_by_one).T, rtol=5.1e-6)
+
+
+@given(DRAWN)
+@settings(deadline=None)
+def test_what_was_packed_comes_back(drawn: list[tuple[list[float], float]]) -> None:
+    listed, _ = sketch_list(drawn)
+    back = unpack(listed.pack())
+    for name in ("offsets", "buckets", "counts", "probabilities"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(listed, name))
 
 
 def test_sketches_come_back_whole(tmp_path: Path) -> None:
@@ -81,12 +110,15 @@ def test_sketches_come_back_whole(tmp_path: Path) -> None:
     with collecting(tmp_path) as (_, telemetry, _query):
         publish(telemetry, of, window(1, of, sketches=[column]))
     store = Store(tmp_path / FILE, 64 << 20, read_only=True)
+    statement = "SELECT id, request_latency_sketch AS sketch FROM samples_instance JOIN subjects USING (subject)"
     with store.reading() as connection:
-        found = connection.execute("SELECT subject, probability, sum_seconds, buckets, counts FROM sketches").fetchall()
+        [batch] = arrow_batches(connection, statement, {}, 100)
+        found = dict(zip(batch["id"].to_pylist(), range(4), strict=True))
+        assert not batch["sketch"][found["n1/2"]].is_valid
+        for subject, sketch in zip(["n1/4", "n1/1", "n1/3"], sketches, strict=True):
+            back = unpack(batch["sketch"].slice(found[subject], 1))
+            dense = np.zeros(loglinear.BUCKETS, dtype=np.int64)
+            dense[back.buckets] = back.counts
+            assert back.probabilities.tolist() == [0.5]
+            np.testing.assert_array_equal(dense, sketch.counts)
     store.close()
-    for subject, sketch in zip(["n1/4", "n1/1", "n1/3"], sketches, strict=True):
-        [(_, probability, total, buckets, counts)] = [row for row in found if row[0] == subject]
-        dense = np.zeros(loglinear.BUCKETS, dtype=np.int64)
-        dense[np.asarray(buckets, dtype=np.int64)] = counts
-        assert (probability, total) == (0.5, sketch.sum_seconds)
-        np.testing.assert_array_equal(dense, sketch.counts)

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from trimtab.agent.clock import SystemClock
+from trimtab.collector.opening import open_or_set_aside
 from trimtab.collector.sql import QuestionError, ask
-from trimtab.collector.store import FILE, Store, open_or_set_aside
+from trimtab.collector.store import FILE, Store
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,7 @@ def test_whichever_block_is_broken_windows_are_stored(tmp_path: Path, caplog: py
     path = tmp_path / FILE
     whole = path.read_bytes()
     starts = range(HEADERS_BYTES, len(whole), BLOCK_BYTES)
-    assert len(starts) > 10
+    assert len(starts) > 5
     for start_ in starts:
         # All but the checksum at its beginning.
         broken = bytes(byte ^ 0x5A for byte in whole[start_ + 8 : start_ + BLOCK_BYTES])

@@ -23,11 +23,14 @@ class _Lazy(click.Group):
         "collector": "trimtab.services:collector",
         "actuator": "trimtab.services:actuator",
         "incidents": "trimtab.detector.cli:incidents",
-        "nodes": "trimtab.collector.cli:nodes",
-        "query": "trimtab.collector.cli:query",
+        "nodes": "trimtab.collector.nodes_cli:nodes",
+        "instances": "trimtab.collector.instances_cli:instances",
+        "series": "trimtab.collector.series_cli:series",
+        "query": "trimtab.collector.query_cli:query",
         "latency": "trimtab.collector.latency_cli:latency",
         "talkers": "trimtab.collector.talkers_cli:talkers",
         "weights": "trimtab.actuator.cli:weights",
+        "backup": "trimtab.collector.backup_cli:backup",
         "doctor": "trimtab.doctor:doctor",
     }
 

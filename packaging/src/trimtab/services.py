@@ -47,14 +47,13 @@ def agent(settings: Settings, state: Path | None) -> None:
 @click.pass_obj
 def collector(settings: Settings, state: Path | None) -> None:
     """Keep the windows of every agent, find incidents, answer questions."""
+    from trimtab.analysis import command  # noqa: PLC0415
+    from trimtab.collector.analysis import Apart  # noqa: PLC0415
     from trimtab.collector.server import run  # noqa: PLC0415
-    from trimtab.detector.watch import Watch  # noqa: PLC0415
-    from trimtab.rootcause.rank import Ranking  # noqa: PLC0415
 
     notify = Notify(os.environ)
-    watch = Watch(settings.detector, Ranking(), settings.rootcause.history_seconds)
     stop, beat = _until_told(notify), _beat(notify, "collector", f"listens on {settings.collector.listen}")
-    run(settings.collector, settings.tls, _own(state, "collector"), SystemClock(), watch, stop, beat)
+    run(settings.collector, settings.tls, _own(state, "collector"), SystemClock(), Apart(command(settings)), stop, beat)
 
 
 @click.command()
