@@ -9,7 +9,7 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev systemd openssl e2fsprogs
 
-.PHONY: demo test test-kernels bench-agent lint proto docs deb test-deb venv apt clean
+.PHONY: demo test test-kernels bench-agent bench-collector lint proto docs deb test-deb venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
@@ -17,15 +17,18 @@ demo: apt venv
 test: apt venv $(BIN)/promtool
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
 
-# Checks the metrics page. It is taken out of its package, because installing that would start a Prometheus.
+# They check the metrics pages. They are taken out of their package, because installing that would start a Prometheus.
 $(BIN)/promtool: | venv
 	-@cd $(VENV) && (apt-get download -qq prometheus || ($(SUDO) apt-get update -qq && apt-get download -qq prometheus)) 2>/dev/null \
-	  && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -O ./usr/bin/promtool > bin/promtool.new \
-	  && chmod +x bin/promtool.new && mv bin/promtool.new bin/promtool; rm -f prometheus_*.deb
+	  && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 -C bin ./usr/bin/prometheus ./usr/bin/promtool; rm -f prometheus_*.deb
 
 # What the agent costs, beside its peers (docs/overhead.md): ARGS=--quick takes under 50 s.
 bench-agent: apt venv
 	$(SUDO) $(BIN)/python -m tests.bench.agent $(ARGS)
+
+# What the collector costs, beside Prometheus and VictoriaMetrics (docs/performance.md): ARGS=--quick takes under 50 s.
+bench-collector: apt venv
+	$(BIN)/python -m tests.bench.collector $(ARGS)
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')

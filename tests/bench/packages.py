@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,33 @@ def install(console: Console) -> None:
         subprocess.run(["systemctl", "disable", "--quiet", *units], check=False)
 
 
+def taken_out(package: str) -> Path:
+    """The program of a Debian package of the same name, without installing it: that would start a service. Raises TrimtabError."""
+    folder = Path(tempfile.gettempdir()) / f"trimtab-bench-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise TrimtabError(f"{folder} is somebody else's: move it away", Exit.STATE)
+    program_ = folder / package
+    if not program_.exists():
+        _fetch(package, folder)
+    return program_
+
+
+def _fetch(package: str, folder: Path) -> None:
+    download = ["apt-get", "download", "-qq", package]
+    if subprocess.run(download, cwd=folder, capture_output=True, check=False).returncode:
+        _apt("update", "-qq")
+        _apt_in(folder, "download", "-qq", package)
+    [archive] = folder.glob(f"{package}_*.deb")
+    unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], capture_output=True, check=True).stdout
+    found = subprocess.run(["tar", "-x", "-O", f"./usr/bin/{package}"], input=unpacked, capture_output=True, check=True)
+    fresh = folder / f"{package}.new"
+    fresh.write_bytes(found.stdout)
+    fresh.chmod(0o755)
+    fresh.rename(folder / package)
+    archive.unlink()
+
+
 @contextmanager
 def _no_service_starts() -> Iterator[None]:
     """Debian's packages start what they install, unless this file says no."""
@@ -61,8 +89,13 @@ def _no_service_starts() -> Iterator[None]:
 
 
 def _apt(*arguments: str) -> None:
+    _apt_in(Path.cwd(), *arguments)
+
+
+def _apt_in(folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    done = subprocess.run(["apt-get", *arguments], env=environment, capture_output=True, text=True, check=False)
+    command = ["apt-get", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise TrimtabError(f"apt-get {arguments[0]} failed: {last[0]}", Exit.SETTINGS)

@@ -45,12 +45,12 @@ def collector(directory: Path) -> Iterator[Installation]:
 
 
 @contextmanager
-def agent(installation: Installation, nginx_port: int | None = None) -> Iterator[Running]:
-    """The agent with its default settings. `nginx_port`: where an nginx is an instance to it, as soon as there is one.
+def agent(installation: Installation, *nginx_ports: int) -> Iterator[Running]:
+    """The agent with its default settings. `nginx_ports`: where an nginx is an instance to it, as soon as there is one.
 
     Raises TrimtabError when it ends or is not ready in time.
     """
-    module = "trimtab" if nginx_port is None else "tests.bench.watching"
+    module = "tests.bench.watching" if nginx_ports else "trimtab"
     command = [
         sys.executable,
         "-m",
@@ -70,7 +70,7 @@ def agent(installation: Installation, nginx_port: int | None = None) -> Iterator
         begun = time.monotonic()
         process = subprocess.Popen(
             command,
-            env={**os.environ, "BENCH_PORT": str(nginx_port), "NOTIFY_SOCKET": str(address)},
+            env={**os.environ, "BENCH_PORT": ",".join(map(str, nginx_ports)), "NOTIFY_SOCKET": str(address)},
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,

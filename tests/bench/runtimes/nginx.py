@@ -10,7 +10,7 @@ from trimtab.agent.runtimes.torchserve import TorchServe
 
 
 class Nginx(TorchServe):
-    """Scraped as TorchServe is. Its first port is in the agent's environment."""
+    """Scraped as TorchServe is. The first port of each is in the agent's environment."""
 
     name = "nginx"
 
@@ -19,9 +19,9 @@ class Nginx(TorchServe):
         return process.command[0].startswith("nginx: master process") or process.command[0].endswith("/nginx")
 
     def instance(self, process: ProcessInfo, node: str) -> Instance | None:
-        port = int(os.environ["BENCH_PORT"])
         listeners = process.listeners()
-        if port not in listeners:
+        port = next((port for port in map(int, os.environ["BENCH_PORT"].split(",")) if port in listeners), None)
+        if port is None:
             return None
         return Instance(
             id=f"{node}/{port}",
