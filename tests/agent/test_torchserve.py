@@ -167,11 +167,16 @@ class Watch:
         self.events: list[str] = []
 
     def __enter__(self) -> Watch:
-        self.until(lambda: self.value("workers_ready") == self.value("workers_total"))
+        # Its gRPC port opens last.
+        self.until(self._is_up)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._collector.close()
+
+    def _is_up(self) -> bool:
+        instance = self.instance
+        return bool(instance and instance.grpc_port) and self.value("workers_ready") == self.value("workers_total")
 
     @property
     def instance(self) -> Instance | None:
