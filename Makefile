@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up they need on a fresh Debian or Ubuntu machine.
 SHELL := /bin/bash
-PYTHON ?= python3
+# Debian's own, where there is one: python3-bpfcc and python3-venv are made for it.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -49,7 +50,7 @@ docs: venv
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt | apt
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
 	touch $@
 
