@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Far(asyncio.Protocol):
     """The gRPC server's side of a connection."""
 
-    def __init__(self, near: asyncio.Transport) -> None:
+    def __init__(self, near: asyncio.Transport, hurry: Callable[[], None]) -> None:
         self._near = near
+        self._hurry = hurry
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -17,6 +19,7 @@ class Far(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
+        self._hurry()
         self._near.write(data)
 
     def eof_received(self) -> bool:

@@ -19,6 +19,7 @@ from trimtab.agent.settings import Tls
 from trimtab.agent.wire.certificates import Certificates
 from trimtab.agent.wire.channel import certificate_files, is_loopback
 from trimtab.collector.port.forward import Far
+from trimtab.collector.port.gathering import Gathering
 from trimtab.collector.port.head import SETTINGS, Head, NotHttp2
 from trimtab.collector.port.publishing import PUBLISH, Begin, Publishing
 
@@ -66,7 +67,9 @@ class Port:
         """Connections beyond the limit, that spoke no HTTP/2, or that held too much."""
         self.connections: dict[Connection, None] = {}
         """In the order in which they came."""
-        self.loop = asyncio.new_event_loop()
+        self._gathering = Gathering()
+        self.hurry = self._gathering.hurry
+        self.loop = asyncio.SelectorEventLoop(self._gathering)
         self.server = ""
         self.begin: Begin
         self._listens = threading.Event()
@@ -196,6 +199,7 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._far:
+            self._port.hurry()
             self._far.write(out)
         elif self._connecting or not out:
             self._begun += out
@@ -295,7 +299,9 @@ class Connection(asyncio.Protocol):
 
     async def _connect(self, near: asyncio.Transport) -> None:
         try:
-            _, far = await self._port.loop.create_unix_connection(lambda: Far(near), self._port.server)
+            _, far = await self._port.loop.create_unix_connection(
+                lambda: Far(near, self._port.hurry), self._port.server
+            )
         except OSError as error:
             log.error("a question cannot be handed on: %s", error)
             self.abort()

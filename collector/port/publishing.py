@@ -15,6 +15,7 @@ import h2.exceptions
 import h2.settings
 import hyperframe.frame
 
+from trimtab.collector.port import plain
 from trimtab.collector.port.framing import RESPONSE, Broken, Headers, Messages, frame, trailers
 
 # h2 describes every frame for a log that nobody keeps: a third of its time.
@@ -26,9 +27,10 @@ CALLS_MAX = 256
 WINDOW_BYTES = 1 << 20
 """What a client may send of one call before we have taken it."""
 CONNECTION_WINDOW_BYTES = 16 << 20
+_ROOM_BYTES = 65535
+"""What HTTP/2 lets be sent on a connection before the client has said more."""
 UNSENT_BYTES_MAX = 1 << 20
 _HEADER_LIST_BYTES_MAX = 16384
-_FRAME_BYTES_MAX = 16384
 _Codes = h2.settings.SettingCodes
 
 
@@ -59,6 +61,11 @@ class Publishing:
         self._transport = transport
         self._begin = begin
         self._calls: dict[int, Call] = {}
+        self._half_closed: set[int] = set()
+        self._frames = plain.Frames(self._calls, self._half_closed)
+        self._allowance = plain.Allowance(0, CONNECTION_WINDOW_BYTES)
+        self.room = plain.Room(_ROOM_BYTES)
+        """For what is sent on all calls together."""
         self.http = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding="utf-8", normalize_outbound_headers=False)
         )
@@ -88,12 +95,27 @@ class Publishing:
     def receive(self, data: bytes) -> None:
         """What the client says."""
         try:
-            for event in self.http.receive_data(data):
-                self._handle(event)
+            for kind, stream, body in self._frames.feed(data):
+                match kind:
+                    case plain.DATA:
+                        self._allowance.use(len(body))
+                        self._calls[stream].receive(body)
+                    case plain.WINDOW_UPDATE:
+                        self._add_room(stream, int.from_bytes(body, "big"))
+                    case _:
+                        for event in self.http.receive_data(body):
+                            self._handle(event)
+        except h2.exceptions.FlowControlError:
+            self.http.close_connection(h2.errors.ErrorCodes.FLOW_CONTROL_ERROR)
+            self.finished = True
         except (h2.exceptions.ProtocolError, UnicodeDecodeError):
             # h2 has a GOAWAY ready that names what was wrong, but for headers that are no text.
             self.finished = True
         self.flush()
+
+    def take(self, allowance: plain.Allowance, size: int) -> None:
+        """So many bytes of a stream's plain data were taken."""
+        self.write(allowance.take(size) + self._allowance.take(size))
 
     def go_on(self) -> None:
         """There is room again for what was turned away."""
@@ -119,17 +141,28 @@ class Publishing:
     def forget(self, stream: int) -> None:
         """This call is over."""
         call = self._calls.pop(stream, None)
+        self._half_closed.discard(stream)
         if call:
             call.handler.gone()
 
     def flush(self) -> None:
         """Write what h2 has ready."""
-        data = self.http.data_to_send()
-        if data:
-            self._transport.write(data)
+        self.write(self.http.data_to_send())
         if self._transport.get_write_buffer_size() > UNSENT_BYTES_MAX:
             # It does not read what it asked for.
             self._transport.abort()
+
+    def write(self, frames: bytes) -> None:
+        """Whole frames, which h2 need not know of."""
+        if frames:
+            self._transport.write(frames)
+
+    def _add_room(self, stream: int, size: int) -> None:
+        room = self._calls[stream].room if stream else self.room
+        # The bit before the number means nothing.
+        room.add(size & plain.WINDOW_MAX)
+        for call in [self._calls[stream]] if stream else list(self._calls.values()):
+            call.send([])
 
     def _handle(self, event: h2.events.Event) -> None:
         call = self._calls.get(getattr(event, "stream_id", None) or 0)
@@ -141,13 +174,17 @@ class Publishing:
                     call.receive(data or b"", size or 0)
                 else:
                     self.http.acknowledge_received_data(size or 0, stream or 0)
-            case h2.events.StreamEnded() if call:
+            case h2.events.StreamEnded(stream_id=stream) if call:
+                self._half_closed.add(stream or 0)
                 call.half_close()
             case h2.events.StreamReset(stream_id=stream):
                 self.forget(stream or 0)
-            case h2.events.WindowUpdated():
-                for each in [call] if call else list(self._calls.values()):
-                    each.send([])
+            case h2.events.RemoteSettingsChanged(changed_settings=changed):
+                # It counts for the calls there are, too.
+                if setting := changed.get(_Codes.INITIAL_WINDOW_SIZE):
+                    for each in self._calls.values():
+                        each.room.add(setting.new_value - (setting.original_value or 0))
+                        each.send([])
             case h2.events.ConnectionTerminated():
                 self.finished = True
             case _:
@@ -175,7 +212,10 @@ class Call:
         self._waiting: list[bytes] = []
         self._half_closed = False
         self._over = False
-        self._unacknowledged = 0
+        self._allowance = plain.Allowance(stream, WINDOW_BYTES)
+        self.room = plain.Room(self._http.remote_settings.initial_window_size)
+        self._untaken = self._unacknowledged = 0
+        """Bytes of plain data, and of h2's."""
         self._unsent: list[bytes] = []
         self._http.send_headers(stream, RESPONSE)
         self.handler = begin(self)
@@ -185,10 +225,14 @@ class Call:
         """What it holds of messages that are not taken yet."""
         return len(self._messages) + sum(map(len, self._waiting))
 
-    def receive(self, data: bytes, size: int) -> None:
-        """Data of the client, which counts as `size` for the flow control."""
+    def receive(self, data: bytes, size: int | None = None) -> None:
+        """Data of the client: plain, or from h2, for whose flow control it counts as `size`. Raises h2's FlowControlError."""
         self._messages.feed(data)
-        self._unacknowledged += size
+        if size is None:
+            self._allowance.use(len(data))
+            self._untaken += len(data)
+        else:
+            self._unacknowledged += size
         self._take()
 
     def half_close(self) -> None:
@@ -204,15 +248,18 @@ class Call:
         if self._over or self._connection.finished:
             return
         self._unsent += map(frame, messages)
-        room = min(self._http.local_flow_control_window(self._stream), _FRAME_BYTES_MAX)
+        room = min(self.room.left, self._connection.room.left, plain.FRAME_BYTES_MAX)
         fitting = size = 0
         while fitting < len(self._unsent) and size + len(self._unsent[fitting]) <= room:
             size += len(self._unsent[fitting])
             fitting += 1
         if fitting:
-            self._http.send_data(self._stream, b"".join(self._unsent[:fitting]))
-            del self._unsent[:fitting]
+            # The answer's headers go first, which h2 may still have.
             self._connection.flush()
+            self._connection.write(plain.frame(plain.DATA, self._stream, b"".join(self._unsent[:fitting])))
+            del self._unsent[:fitting]
+            for each in (self.room, self._connection.room):
+                each.left -= size
 
     def end(self, code: grpc.StatusCode, detail: str = "") -> None:
         if self._over:
@@ -248,6 +295,8 @@ class Call:
         self._acknowledge()
 
     def _acknowledge(self) -> None:
+        if self._untaken:
+            self._connection.take(self._allowance, self._untaken)
         if self._unacknowledged and not self._connection.finished:
             self._http.acknowledge_received_data(self._unacknowledged, self._stream)
-        self._unacknowledged = 0
+        self._untaken = self._unacknowledged = 0
