@@ -8,6 +8,7 @@ from itertools import groupby
 import grpc
 
 from trimtab.agent.clock import Clock
+from trimtab.collector.booking import Item
 from trimtab.collector.inbox import Inbox
 from trimtab.collector.ingest import Connected, Publication
 from trimtab.collector.port.port import Port
@@ -16,7 +17,6 @@ from trimtab.collector.series import Registry
 from trimtab.collector.source import Answer, End
 from trimtab.collector.stream import Stream
 from trimtab.collector.vitals import Vitals
-from trimtab.collector.writer import Item
 
 
 class Agents:

@@ -75,7 +75,7 @@ class _Found:
 
 
 def _window(stored: wire.StoredWindow, schemas: Schemas) -> Window:
-    message = telemetry.Window.FromString(stored.window)
+    message = telemetry.AgentMessage.FromString(stored.message).window
     schema = schemas.of(stored.node)
     return Window(stored.node, stored.spool, message.seq, stored.start_unix_ns, message.duration_ns, schema, message)
 

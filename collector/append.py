@@ -1,4 +1,4 @@
-"""Appends windows to the tables, within a transaction that is already open. New series become new columns first."""
+"""Makes rows of windows, and appends them to the tables within a transaction that is already open. New series become new columns first."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from trimtab.agent.wire.columns import Malformed
-from trimtab.collector.batch import Batch, Block, lay_out, why
+from trimtab.collector.arrow import table
+from trimtab.collector.batch import Batch, lay_out, why
+from trimtab.collector.redo import Tables
 from trimtab.collector.series import KINDS, Form, Registry, Series
-from trimtab.collector.store import HALVES, Connection, Store, insert
+from trimtab.collector.store import HALVES, Connection, Store, insert, insert_rows
 from trimtab.collector.subjects import Layout, Subjects
 from trimtab.collector.window import Window
 
 _FORMS: dict[str, Form] = {"gauge": "gauge", "rate": "rate", "sketch": "sketch"}
-_ARRIVALS = "INSERT INTO arrivals BY NAME SELECT * FROM incoming"
-_EVENTS = "INSERT INTO events BY NAME SELECT * FROM incoming"
 _LATE = "INSERT INTO late_minutes BY NAME SELECT * FROM incoming"
-_TALKERS = "INSERT INTO talkers BY NAME SELECT * FROM incoming"
+_SAMPLES = "samples_"
+ARRIVALS = "arrivals"
 
 
 def known_series(connection: Connection) -> list[Series]:
     """The series that the store has columns for."""
     found = connection.execute("SELECT kind, name, unit, form FROM series").fetchall()
     return [Series(kind, name, unit, _FORMS[form]) for kind, name, unit, form in found]
+
+
+def write_rows(connection: Connection, store: Store, rows: Tables) -> None:
+    """Into their tables, within the open transaction; what comes too late to be rolled up with its minute is noted. Raises StoreError."""
+    for name, some in rows.items():
+        into = f"{name}_{store.half}" if name.startswith(_SAMPLES) else name
+        # The name of the table and of its columns are ours or checked: a-z, 0-9 and _.
+        insert_rows(connection, f"INSERT INTO {into} BY NAME SELECT * FROM incoming", some)  # noqa: S608
+    if ARRIVALS in rows:
+        late = store.rolled.late(rows[ARRIVALS]["start"].to_numpy().astype(np.int64))
+        if len(late):
+            insert(connection, _LATE, {"start": late}, ("start",))
 
 
 class Appender:
@@ -60,50 +74,43 @@ class Appender:
         batch.talkers = self._talkers([window for i, window in enumerate(windows) if i not in refused])
         return batch, refused
 
-    def append(
-        self, connection: Connection, batch: Batch, windows: Sequence[Window], streams: Sequence[int], received_us: int
-    ) -> None:
-        """All rows of a batch and of its windows, each with its stream's number. Raises StoreError; then call `rollback`, else `commit`."""
-        self.subjects.write(connection)
+    def rows(
+        self, batch: Batch, windows: Sequence[Window], streams: Sequence[int], received_us: int
+    ) -> dict[str, pa.Table]:
+        """All rows of a batch and of its windows, each with its stream's number, by their tables."""
         if not windows:
-            return
-        for block in batch.blocks:
-            self._append_block(connection, block)
-        insert(connection, _ARRIVALS, _arrivals(windows, streams, received_us), ("start", "received"))
-        starts = np.asarray([window.start_unix_ns // 1000 for window in windows], dtype=np.int64)
-        late = self._store.rolled.late(starts)
-        if len(late):
-            insert(connection, _LATE, {"start": late}, ("start",))
+            return {}
+        rows = {f"{_SAMPLES}{block.kind}": table(block.columns, ("start",)) for block in batch.blocks}
+        rows[ARRIVALS] = table(_arrivals(windows, streams, received_us), ("start", "received"))
         if any(window.message.events for window in windows):
-            insert(connection, _EVENTS, _events(windows), ("occurred",))
+            rows["events"] = table(_events(windows), ("occurred",))
         if batch.talkers:
-            insert(connection, _TALKERS, batch.talkers, ("start",))
+            rows["talkers"] = table(batch.talkers, ("start",))
+        return rows
+
+    def news(self, batch: Batch) -> list[Series]:
+        """The series of a batch that the store has no columns for."""
+        return [series for block in batch.blocks for series in block.series if series not in self._stored]
+
+    def append(self, connection: Connection, rows: Tables, fresh: Sequence[Series]) -> None:
+        """These rows, in which these series are new. Raises StoreError; then call `rollback`, else `commit`."""
+        self.subjects.write(connection)
+        for kind in {series.kind for series in fresh}:
+            self._add_columns(connection, kind, [series for series in fresh if series.kind == kind])
+        write_rows(connection, self._store, rows)
 
     def commit(self) -> None:
         """The transaction is done."""
         self._stored |= self._adding
-        self._adding.clear()
-        self._altered()
+        self.rollback()
         self.subjects.commit()
 
     def rollback(self) -> None:
-        """Forget what the open transaction was about to add."""
+        """The transaction that failed will be tried again."""
         self._adding.clear()
-        self._altered()
-        self.subjects.rollback()
-
-    def _altered(self) -> None:
         if self._altering:
             self._store.altering.release()
             self._altering = False
-
-    def _append_block(self, connection: Connection, block: Block) -> None:
-        fresh = [series for series in block.series if series not in self._stored and series not in self._adding]
-        if fresh:
-            self._add_columns(connection, block.kind, fresh)
-        # The name of the table and of its columns are ours or checked: a-z, 0-9 and _.
-        statement = f"INSERT INTO samples_{block.kind}_{self._store.half} BY NAME SELECT * FROM incoming"  # noqa: S608
-        insert(connection, statement, block.columns, ("start",))
 
     def _add_columns(self, connection: Connection, kind: str, fresh: Sequence[Series]) -> None:
         # Until the transaction is over: nothing may be deleted from these tables meanwhile.

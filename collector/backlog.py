@@ -109,10 +109,9 @@ class Backlog:
 
 
 def _data(window: Window) -> bytes:
-    stored = wire.StoredWindow(
-        node=window.node,
-        spool=window.spool,
-        start_unix_ns=window.start_unix_ns,
-        window=window.message.SerializeToString(),
-    )
-    return frame(wire.ToAnalysis(window=stored))
+    # Filled in place: a message that is handed to another one is copied.
+    to = wire.ToAnalysis()
+    to.window.node, to.window.spool = window.node, window.spool
+    to.window.start_unix_ns = window.start_unix_ns
+    to.window.message = window.said()
+    return frame(to)

@@ -32,14 +32,16 @@ ROW_BYTES_MAX = 9 * COLUMNS_MAX
 """What a row can take, which has every column of its table: a number and a bit for each, and whose it is and when it began."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part:
     """One table of one window: its rows begin at `row`."""
 
     window: int
-    table: int
     layout: TableLayout
     row: int
+    block: bytes
+    """Its gauges and rates, as they came."""
+    sketches: list[pb.SketchColumn]
 
 
 @dataclass(slots=True)
@@ -70,23 +72,28 @@ def lay_out(windows: Sequence[Window], layouts: Sequence[Layout], registry: Regi
     batch = Batch()
     kinds: dict[str, list[Part]] = {}
     rows: dict[str, int] = {}
-    for w, layout in enumerate(layouts):
-        if len(windows[w].message.values) != len(layout.tables):
+    for w, (window, layout) in enumerate(zip(windows, layouts, strict=True)):
+        blocks = list(window.message.values)
+        if len(blocks) != len(layout.tables):
             batch.bad.add(w)
             continue
-        for t, table in enumerate(layout.tables):
+        sketches: dict[int, list[pb.SketchColumn]] = {}
+        for column in window.message.sketches:
+            sketches.setdefault(column.table, []).append(column)
+        for t, (table, block) in enumerate(zip(layout.tables, blocks, strict=True)):
+            found = sketches.get(t, [])
             if len(table.subjects):
                 row = rows.get(table.kind, 0)
-                kinds.setdefault(table.kind, []).append(Part(w, t, table, row))
+                kinds.setdefault(table.kind, []).append(Part(w, table, row, block, found))
                 rows[table.kind] = row + len(table.subjects)
-            elif windows[w].message.values[t] or any(c.table == t and c.subjects for c in windows[w].message.sketches):
+            elif block or any(column.subjects for column in found):
                 batch.bad.add(w)
     for kind, parts in kinds.items():
-        columns = _values(windows, parts, rows[kind], batch)
+        columns = _values(parts, rows[kind], batch)
         series = [registry.get(kind, name) for name in columns]
-        for name, found in _sketch_columns(windows, parts).items():
+        for name, sketches_of in _sketch_columns(parts).items():
             sketched = registry.get(kind, name)
-            columns.update(_sketches(sketched, found, rows[kind], batch))
+            columns.update(_sketches(sketched, sketches_of, rows[kind], batch))
             series.append(sketched)
         starts = [windows[part.window].start_unix_ns // 1000 for part in parts]
         lengths = [len(part.layout.subjects) for part in parts]
@@ -108,15 +115,15 @@ def why(window: Window) -> str:
     return "window: cannot be read"
 
 
-def _values(windows: Sequence[Window], parts: Sequence[Part], rows: int, batch: Batch) -> dict[str, object]:
+def _values(parts: Sequence[Part], rows: int, batch: Batch) -> dict[str, object]:
     """The gauges and rates, a column a name."""
     names = sorted({name for layout in {part.layout.names for part in parts} for name in layout})
     position = {name: i for i, name in enumerate(names)}
     maps: dict[tuple[str, ...], int] = {}
     columns: list[int] = []
-    blocks, table, at = [], np.empty((len(parts), 5), dtype=np.int64), 0
-    for p, part in enumerate(parts):
-        block = windows[part.window].message.values[part.table]
+    blocks, table, at = list[bytes](), list[tuple[int, ...]](), 0
+    for part in parts:
+        block = part.block
         series, subjects = len(part.layout.names), len(part.layout.subjects)
         if len(block) != 8 * series * subjects:
             batch.bad.add(part.window)
@@ -124,24 +131,23 @@ def _values(windows: Sequence[Window], parts: Sequence[Part], rows: int, batch: 
         if part.layout.names not in maps:
             maps[part.layout.names] = len(columns)
             columns += [position[name] for name in part.layout.names]
-        table[p] = at, series, subjects, part.row, maps[part.layout.names]
+        table.append((at, series, subjects, part.row, maps[part.layout.names]))
         at += series * subjects
         blocks.append(block)
     out = np.empty((len(names), rows))
     known = np.zeros((len(names), (rows + 7) // 8), dtype=np.uint8)
     bad = np.zeros(len(parts), dtype=np.bool_)
     flat = np.frombuffer(bytearray().join(blocks), dtype="<f8")
-    kernels.scatter(flat, table, np.asarray(columns, dtype=np.int64), out, known, bad)
+    kernels.scatter(flat, np.asarray(table, dtype=np.int64), np.asarray(columns, dtype=np.int64), out, known, bad)
     batch.bad.update(parts[p].window for p in np.flatnonzero(bad).tolist())
     return dict(zip(names, floats(out, known), strict=True))
 
 
-def _sketch_columns(windows: Sequence[Window], parts: Sequence[Part]) -> dict[str, list[tuple[Part, pb.SketchColumn]]]:
+def _sketch_columns(parts: Sequence[Part]) -> dict[str, list[tuple[Part, pb.SketchColumn]]]:
     found: dict[str, list[tuple[Part, pb.SketchColumn]]] = {}
     for part in parts:
-        for column in windows[part.window].message.sketches:
-            if column.table == part.table:
-                found.setdefault(column.name, []).append((part, column))
+        for column in part.sketches:
+            found.setdefault(column.name, []).append((part, column))
     return found
 
 
@@ -157,21 +163,15 @@ def _sketches(
         return {}
     arrays = {name: np.frombuffer(bytearray().join(fields[name]), dtype=dtype) for name, dtype in _FIELDS.items()}
     sketches, cells = sizes["subjects"] // 4, sizes["buckets"] // 2
-    table = np.stack(
-        [
-            np.cumsum(sketches) - sketches,
-            sketches,
-            np.cumsum(cells) - cells,
-            cells,
-            np.asarray([len(part.layout.subjects) for part, _ in found]),
-            np.asarray([part.row for part, _ in found]),
-        ],
-        axis=1,
-    )
+    table = np.empty((len(found), 6), dtype=np.int64)
+    table[:, 0], table[:, 1] = np.cumsum(sketches) - sketches, sketches
+    table[:, 2], table[:, 3] = np.cumsum(cells) - cells, cells
+    table[:, 4] = [len(part.layout.subjects) for part, _ in found]
+    table[:, 5] = [part.row for part, _ in found]
     order, offsets = np.full(rows, -1, dtype=np.int64), np.zeros(int(sketches.sum()) + 1, dtype=np.int64)
     bad = np.zeros(len(found), dtype=np.bool_)
     kernels.check_sketches(
-        np.ascontiguousarray(table),
+        table,
         arrays["subjects"],
         arrays["probabilities"],
         arrays["sums"],

@@ -48,15 +48,24 @@ def merged(connection: Connection, signal: str, subjects: Sequence[int], since: 
     wanted = {**_spans(connection, since), "first": subjects[0], "last": subjects[-1]}
     for batch in arrow_batches(connection, statement, wanted, _ROWS_AT_ONCE):
         sketches = unpack(batch["sketch"])
-        owners = batch["subject"].to_numpy(zero_copy_only=False).astype(np.int64)
-        keys = np.stack([owners.astype(np.float64), sketches.probabilities])
-        distinct, rows = np.unique(keys, axis=1, return_inverse=True)
-        names = [(int(owner), float(probability)) for owner, probability in distinct.T]
-        rows_of = np.asarray([groups.setdefault(name, len(groups)) for name in names], dtype=np.int64)
+        # By hash: there are far fewer of both than rows.
+        owners, probabilities = (
+            array.dictionary_encode() for array in (batch["subject"], pa.array(sketches.probabilities))
+        )
+        pairs = (
+            owners.indices.to_numpy().astype(np.int64) * len(probabilities.dictionary)
+            + probabilities.indices.to_numpy()
+        )
+        distinct = np.flatnonzero(np.bincount(pairs))
+        rows_of = np.zeros(distinct[-1] + 1 if len(distinct) else 0, dtype=np.int64)
+        for pair in distinct.tolist():
+            owner, probability = divmod(pair, len(probabilities.dictionary))
+            name = owners.dictionary[owner].as_py(), probabilities.dictionary[probability].as_py()
+            rows_of[pair] = groups.setdefault(name, len(groups))
         if len(groups) > len(dense):
             dense = np.concatenate([dense, np.zeros((len(groups) - len(dense), BUCKETS))])
             sums = np.concatenate([sums, np.zeros(len(groups) - len(sums))])
-        into = np.ascontiguousarray(rows_of[rows.ravel()])
+        into = rows_of[pairs]
         kernels.merge(sketches.offsets, sketches.buckets, sketches.counts, np.ones(len(sketches)), into, dense)
         means = np.nan_to_num(_floats(batch["mean"]))
         np.add.at(sums, into, means * sketches.sampled)

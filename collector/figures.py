@@ -12,13 +12,14 @@ from trimtab.agent.clock import Clock
 from trimtab.agent.wire.metrics import Figure, Values
 from trimtab.collector.analyst import Analyst
 from trimtab.collector.analyst_apart import AnalystApart
+from trimtab.collector.booking import Item
 from trimtab.collector.federate import Federation
 from trimtab.collector.inbox import Inbox
 from trimtab.collector.ingest import Connected
+from trimtab.collector.opening import redo_of
 from trimtab.collector.port.port import Port
 from trimtab.collector.store import Store
 from trimtab.collector.vitals import Vitals
-from trimtab.collector.writer import Item
 
 PREFIX = "trimtab_collector_"
 _PAGE_BYTES = resource.getpagesize()
@@ -84,6 +85,7 @@ def _store(vitals: Vitals, store: Store) -> list[Figure]:
         Figure("deleted_rows", "counter", "Rows deleted for age or size; unrolled: in no rollup.", lambda: dict(vitals.deleted), "tier"),
         Figure("keeper_failures", "counter", "Rollups and the like that failed, and were tried again.", lambda: vitals.keeper_failures),
         Figure("database_bytes", "gauge", "Size of the database file.", _size_of(store.path)),
+        Figure("redo_bytes", "gauge", "Size of the redo log: what waits for the database.", _size_of(redo_of(store.path))),
         Figure("log_bytes", "gauge", "Size of its write-ahead log.", _size_of(Path(f"{store.path}.wal"))),
         Figure("disk_free_bytes", "gauge", "Room left on its disk.", lambda: shutil.disk_usage(store.path.parent).free),
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from trimtab.agent.clock import Clock
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import PROTOCOL, Malformed
 from trimtab.collector.batch import ROW_BYTES_MAX
+from trimtab.collector.booking import REFUSAL_CHARACTERS_MAX, Arrival, Closing, Item, Opening
 from trimtab.collector.inbox import Inbox
 from trimtab.collector.port.framing import Broken
 from trimtab.collector.series import Registry
@@ -19,7 +20,6 @@ from trimtab.collector.source import End, Reply, Source
 from trimtab.collector.stream import UNANSWERED_MAX, Stream, check_hello
 from trimtab.collector.timeline import Timeline
 from trimtab.collector.vitals import Vitals
-from trimtab.collector.writer import REFUSAL_CHARACTERS_MAX, Arrival, Closing, Item, Opening
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ class Publication:
         match content:
             case "window":
                 stream.unanswered += 1
-                arrival = self._arrival(stream, said.window)
+                arrival = self._arrival(stream, said.window, message)
                 rows = stream.subjects(said.window) if arrival.window else 0
                 self._inbox.put(arrival, rows * ROW_BYTES_MAX + 2 * len(message))
             case "schema":
@@ -161,8 +161,8 @@ class Publication:
         self._inbox.put(Opening(stream), 0)
         return True
 
-    def _arrival(self, stream: Stream, window: pb.Window) -> Arrival:
+    def _arrival(self, stream: Stream, window: pb.Window, came: bytes) -> Arrival:
         try:
-            return Arrival(stream, window.seq, stream.check(window, self._clock.unix_ns()))
+            return Arrival(stream, window.seq, stream.check(window, self._clock.unix_ns(), came))
         except Malformed as error:
             return Arrival(stream, window.seq, None, str(error)[:REFUSAL_CHARACTERS_MAX])

@@ -189,6 +189,16 @@ def merge(offsets: Cells, buckets: Cells, counts: Cells, scales: Cells, groups: 
             out[row, buckets[cell]] += counts[cell] * scale
 
 
+@njit("void(int64[::1], uint32[::1], float64[::1])", cache=True, nogil=True)
+def totals(offsets: Cells, counts: Cells, out: Cells) -> None:
+    """Fill `out` float64 [n] with the sum of each sketch's counts."""
+    for i in range(len(out)):
+        total = np.int64(0)
+        for cell in range(offsets[i], offsets[i + 1]):
+            total += counts[cell]
+        out[i] = total
+
+
 @njit("int64(float64[:, ::1], int64[::1], uint16[::1], uint32[::1])", cache=True, nogil=True)
 def cells_of(dense: Cells, offsets: Cells, buckets: Cells, counts: Cells) -> int:
     """The rows of a merge as a list of sketches, counts rounded; the arrays must hold what is not 0. How many cells."""

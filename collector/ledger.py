@@ -89,7 +89,7 @@ def catch_up(connection: Connection) -> int:
 
 @dataclass(slots=True)
 class Ledger:
-    """The entries, as one transaction sees them. What it changes counts only once `commit` is called."""
+    """The entries, with what was changed since the last transaction: it is in the store once `commit` is called."""
 
     streams: int
     """How many spools the store knows."""
@@ -122,6 +122,11 @@ class Ledger:
         """It has changed in what its windows do not tell."""
         self._urgent.add((entry.node, entry.spool))
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether something must be written before anybody is answered."""
+        return bool(self._urgent)
+
     def write(self, connection: Connection, sweep_us: int | None) -> None:
         """What must be written, into the open transaction; with `sweep_us`, its time, all that has changed since the last sweep."""
         self._swept = sweep_us is not None
@@ -143,11 +148,9 @@ class Ledger:
                 self._stored.clear()
         else:
             self._unswept |= self._changed.keys() - self._urgent
-        self._forget_transaction()
-
-    def rollback(self) -> None:
-        """The transaction never was. Numbers that it gave out are not given again, which does no harm."""
-        self._forget_transaction()
+        self._changed.clear()
+        self._urgent.clear()
+        self._swept = False
 
     def idle(self, streams: Iterable[int]) -> list[int]:
         """Those among the streams that the open transaction does not touch, and that wait for no sweep."""
@@ -161,11 +164,6 @@ class Ledger:
         self.streams -= len(gone)
         for key in [key for key, entry in self._stored.items() if entry.stream in gone]:
             del self._stored[key]
-
-    def _forget_transaction(self) -> None:
-        self._changed.clear()
-        self._urgent.clear()
-        self._swept = False
 
     def _new(self, key: Key, first_seq: int) -> Entry:
         if self.streams >= STREAMS_MAX:

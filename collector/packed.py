@@ -37,8 +37,9 @@ class SketchList:
     @property
     def sampled(self) -> NDArray[np.float64]:
         """float64 [n]: how many observations each holds, as they were sampled."""
-        owners = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        return np.bincount(owners, weights=self.counts, minlength=len(self)).astype(np.float64, copy=False)
+        out = np.empty(len(self))
+        kernels.totals(self.offsets, self.counts, out)
+        return out
 
     def merge(self, groups: NDArray[np.int64], among: int) -> SketchList:
         """`among` sketches: those of group i together. Exact where the probabilities of a group are equal; else re-weighted to the highest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
 
@@ -33,6 +33,8 @@ SEND_SECONDS_MAX = 2.0
 """How long an answer that is out of time may still wait for its client to read."""
 LIMIT_DEFAULT = 100
 RECORD_SECONDS_MAX = 5.0
+SETTLE_SECONDS_MAX = 1.0
+"""How long a question waits for the windows that were acknowledged before it."""
 BACKUP_SECONDS_MAX = 3600.0
 """How long a backup may take: while it reads, the database's log only grows."""
 BACKUP_STALL_SECONDS_MAX = 30.0
@@ -54,8 +56,11 @@ class Query(QueryServicer):
         fleet: FleetSlot,
         feed: IncidentFeed,
         vitals: Vitals,
+        settle: Callable[[float], None],
     ) -> None:
+        """`settle` has what was acknowledged in the store, where that takes no longer than so many seconds."""
         self._vitals = vitals
+        self._settle = settle
         self._settings = settings
         self._store = store
         self._journal = journal
@@ -73,7 +78,7 @@ class Query(QueryServicer):
         self._stop.set()
 
     def Sql(self, request: pb.SqlRequest, context: grpc.ServicerContext) -> Iterator[pb.SqlChunk]:  # noqa: N802 - gRPC's names
-        self._vitals.questions["Sql"] += 1
+        self._begin("Sql")
         seconds, most = self._settings.query_seconds_max, self._settings.query_rows_max
         with (
             _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
@@ -85,7 +90,7 @@ class Query(QueryServicer):
                 context.abort(Code.INVALID_ARGUMENT, str(error))
 
     def Nodes(self, request: pb.NodesRequest, context: grpc.ServicerContext) -> pb.NodesReply:  # noqa: N802
-        self._vitals.questions["Nodes"] += 1
+        self._begin("Nodes")
         _, state = self._fleet.wait(-1, 0)
         with _stored(context):
             found = nodes(self._store, self._connected.names(), state.instances if state else [])
@@ -94,7 +99,7 @@ class Query(QueryServicer):
     def Instances(  # noqa: N802
         self, request: pb.InstancesRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.InstancesReply]:
-        self._vitals.questions["Instances"] += 1
+        self._begin("Instances")
         _, fleet = self._fleet.wait(-1, 0)
         states = {one.id: one for one in fleet.instances} if fleet else {}
         seconds = self._settings.query_seconds_max
@@ -102,12 +107,12 @@ class Query(QueryServicer):
             yield from instances(self._store, request, states, seconds)
 
     def Series(self, request: pb.SeriesRequest, context: grpc.ServicerContext) -> pb.SeriesReply:  # noqa: N802
-        self._vitals.questions["Series"] += 1
+        self._begin("Series")
         with self._asking(context):
             return series(self._store, request, self._clock, self._settings.query_seconds_max)
 
     def Backup(self, request: pb.BackupRequest, context: grpc.ServicerContext) -> Iterator[pb.BackupChunk]:  # noqa: N802
-        self._vitals.questions["Backup"] += 1
+        self._begin("Backup")
         with (
             _one_of(self._backups, "a backup is being made already; ask again when it is done", context),
             _cancelled_after(BACKUP_SECONDS_MAX, context),
@@ -126,7 +131,7 @@ class Query(QueryServicer):
             return pb.IncidentsReply(incidents=self._journal.incidents(limit, request.id, request.open_only))
 
     def Talkers(self, request: pb.TalkersRequest, context: grpc.ServicerContext) -> pb.TalkersReply:  # noqa: N802
-        self._vitals.questions["Talkers"] += 1
+        self._begin("Talkers")
         with (
             _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
             _stored(context),
@@ -137,7 +142,7 @@ class Query(QueryServicer):
                 context.abort(Code.INVALID_ARGUMENT, str(error))
 
     def Latency(self, request: pb.LatencyRequest, context: grpc.ServicerContext) -> pb.LatencyReply:  # noqa: N802
-        self._vitals.questions["Latency"] += 1
+        self._begin("Latency")
         with (
             _one_of(self._questions, f"{QUESTIONS_MAX} questions are being answered; ask again", context),
             _stored(context),
@@ -185,6 +190,11 @@ class Query(QueryServicer):
                 version, state = self._fleet.wait(version, 0.5)
                 if state and version != before:
                     yield state
+
+    def _begin(self, method: str) -> None:
+        """A question about windows."""
+        self._vitals.questions[method] += 1
+        self._settle(SETTLE_SECONDS_MAX)
 
     @contextmanager
     def _asking(self, context: grpc.ServicerContext) -> Iterator[None]:

@@ -84,6 +84,8 @@ class Retention:
         self._damaged: dict[Tier, tuple[int, int]] = {}
         """How often a tier could not be deleted from, and from where on it is tried now."""
         self._told_us = -TOLD_EVERY_US
+        self._aged_minute = -1
+        """The minute up to which nothing was too old."""
 
     def turn(self, now_us: int, stop: threading.Event) -> bool:
         """Delete what is due; whether there is more. Raises StoreError."""
@@ -91,6 +93,9 @@ class Retention:
         return self._by_size(now_us, stop) or more
 
     def _by_age(self, now_us: int, stop: threading.Event) -> bool:
+        minute = now_us // MINUTE_US
+        if minute == self._aged_minute:
+            return False
         settings = self._settings
         keep_us = (
             settings.keep_raw_hours * HOUR_US,
@@ -102,7 +107,9 @@ class Retention:
             before = self._safe(tier, int(now_us - keep))
             done = self._delete(tier, before, left, stop)
             left -= len(done)
-        return left <= 0 and not stop.is_set()
+        more = left <= 0 and not stop.is_set()
+        self._aged_minute = -1 if more else minute
+        return more
 
     def _by_size(self, now_us: int, stop: threading.Event) -> bool:
         used, limit, why = self._room()

@@ -11,7 +11,7 @@ from trimtab.collector.append import known_series
 from trimtab.collector.rollmarks import HOUR_US, MINUTE_US
 from trimtab.collector.rollup import HOURS, MINUTES, Level, columns_of, fold, roll
 from trimtab.collector.series import KINDS, Series
-from trimtab.collector.store import Connection, Store, StoreDamaged, transaction
+from trimtab.collector.store import Connection, Store, StoreDamaged, StoreError, transaction
 from trimtab.collector.vitals import Vitals
 
 log = logging.getLogger(__name__)
@@ -32,16 +32,27 @@ class Roller:
         self._connection = connection
         self._vitals = vitals
         self._there: set[tuple[str, str]] = set()
+        self._done_us = -1
+        """Up to when nothing was left to do."""
 
     def turn(self, now_us: int, stop: threading.Event) -> bool:
         """Roll up what is due; whether there is more. Raises StoreError: then the transaction that failed never was."""
-        series = self._series()
-        more = self._minutes(series, now_us, stop)
-        more |= self._late(series, stop)
-        return self._hours(series, stop) or more
-
-    def _minutes(self, series: dict[str, list[Series]], now_us: int, stop: threading.Event) -> bool:
         due = (now_us - GRACE_US) // MINUTE_US * MINUTE_US
+        if due == self._done_us and not self._store.rolled.has_late:
+            return False
+        self._store.rolled.has_late = False
+        try:
+            series = self._series()
+            more = self._minutes(series, due, stop)
+            more |= self._late(series, stop)
+            more |= self._hours(series, stop)
+        except StoreError:
+            self._done_us = -1
+            raise
+        self._done_us = -1 if more else due
+        return more
+
+    def _minutes(self, series: dict[str, list[Series]], due: int, stop: threading.Event) -> bool:
         # First the mark, then a snapshot: a window that is not in it has seen the mark, and its minute is noted as late.
         self._store.rolled.advance(due)
         return self._forward(MINUTES, marks.ROLLED_MINUTES, due, series, stop)

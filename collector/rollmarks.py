@@ -23,6 +23,8 @@ class RollMarks:
 
     def __init__(self, through_us: int = 0) -> None:
         self._through_us = through_us
+        self.has_late = True
+        """Whether minutes may have been noted as late, since the keeper last said that there are none."""
         self._lock = threading.Lock()
 
     @property
@@ -40,6 +42,7 @@ class RollMarks:
         """The distinct minutes, rising, of windows that come too late to be rolled up with their minute: they belong into `late_minutes`,
         in the transaction that stores the windows. Only within `writing`."""
         late = starts_us[starts_us < self._through_us]
+        self.has_late |= len(late) > 0
         return np.unique(late - late % MINUTE_US)
 
     def advance(self, through_us: int) -> None:

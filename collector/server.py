@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 import threading
@@ -29,13 +30,12 @@ from trimtab.collector.ingest import Connected
 from trimtab.collector.journal import StoredJournal
 from trimtab.collector.keeper import Keeper
 from trimtab.collector.latest import Latest
-from trimtab.collector.ledger import catch_up
-from trimtab.collector.opening import open_or_set_aside
+from trimtab.collector.opening import open_or_set_aside, take_up
 from trimtab.collector.port.port import Port
 from trimtab.collector.query import WATCHERS_MAX, Query
 from trimtab.collector.series import Registry
 from trimtab.collector.settings import CollectorSettings
-from trimtab.collector.store import FILE, transaction
+from trimtab.collector.store import FILE
 from trimtab.collector.vitals import Vitals
 from trimtab.collector.webhook import Webhook
 from trimtab.collector.wellness import Wellness
@@ -47,6 +47,7 @@ THREADS_SPARE = 16
 CONNECTIONS_SPARE = 256
 """Beside the agents': of those who ask."""
 STOP_SECONDS_MAX = 5.0
+GARBAGE_THRESHOLDS = (20_000, 20, 100)
 HEALTHY, READY = "/-/healthy", "/-/ready"
 SERVICES = ("trimtab.query.v1.Query", "trimtab.telemetry.v1.Telemetry")
 
@@ -67,6 +68,9 @@ def run(
     collector = Collector(settings, tls, state, clock, analysis)
     try:
         collector.start()
+        # A full collection holds every thread up for a tenth of a second, and comes every few: the windows at hand count as new objects.
+        gc.freeze()
+        gc.set_threshold(*GARBAGE_THRESHOLDS)
         beat()
         turns = 0
         while not stop.wait(0.5):
@@ -92,12 +96,11 @@ class Collector:
         self.port = self._port.number
         try:
             self._store = open_or_set_aside(state_dir(state) / FILE, settings.memory_bytes_max, clock)
+            redo, received_us = take_up(self._store, clock)
         except BaseException:
             self._port.stop()
             raise
         connection = self._store.cursor()
-        with transaction(connection):
-            received_us = catch_up(connection)
         stored = known_series(connection)
         registry = Registry(stored)
         fleet, feed = FleetSlot(), IncidentFeed()
@@ -109,7 +112,7 @@ class Collector:
         )
         appender = Appender(self._store, connection, registry, stored)
         self._writer = Writer(
-            self._store, appender, clock, [latest.observe, self._analyst.observe], received_us, vitals
+            self._store, appender, redo, clock, [latest.observe, self._analyst.observe], received_us, vitals
         )
         self._keeper = Keeper(settings, self._store, clock, vitals, self._writer)
         self._journal = StoredJournal(self._store, self._writer)
@@ -123,6 +126,7 @@ class Collector:
             fleet=fleet,
             feed=feed,
             vitals=vitals,
+            settle=self._writer.settle,
         )
         self._agents = Agents(self._port, self._writer.inbox, registry, self._connected, clock, vitals)
         self._writer.inbox.room = self._agents.room

@@ -42,7 +42,7 @@ class Source(Protocol):
     """Makes a Stream for each spool, and puts its windows into the inbox."""
 
     def answer(self, answers: Sequence[tuple[Stream, Answer]]) -> None:
-        """These are committed, in this order for each stream. Called by the writer; must not wait."""
+        """These are stored, in this order for each stream. Called by the writer; must not wait."""
 
     def room(self) -> None:
         """There is room in the inbox again, after it had none. Called by the writer; must not wait."""

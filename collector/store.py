@@ -6,6 +6,7 @@ import logging
 import re
 import shutil
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,7 @@ class Store:
                 with transaction(self._root):
                     tables, views = Path(__file__).with_name("schema.sql").read_text().split(_VIEWS)
                     self._root.execute(tables)
+                    self._root.execute("INSERT INTO meta VALUES ('id', ?)", [uuid.uuid4().hex])
                     for kind in KINDS.values():
                         self.show_columns(self._root, kind)
                     self._root.execute(views)
@@ -124,6 +126,13 @@ class Store:
             f"FROM samples_{kind} f JOIN subjects s USING (subject)"
         )
 
+    @property
+    def id(self) -> str:
+        """Which database it is: its redo log is of no other. Raises StoreError."""
+        with translated():
+            found = self.cursor().execute("SELECT value FROM meta WHERE key = 'id'").fetchone()
+        return str(found[0]) if found else ""
+
     def cursor(self) -> Connection:
         """A connection of one's own to the same database."""
         with self._lock:
@@ -166,8 +175,10 @@ class Store:
         if free < needed:
             # DuckDB would stop for good when it comes to the disk's end.
             raise StoreError(f"a checkpoint needs {needed >> 20} MB of disk, and {free >> 20} are free")
-        self.half = HALVES[1 - self.half]
-        self.checkpointing = True
+        # Between two transactions of the writer: the commit of one that is under way would wait until all is written.
+        with self.rolled.writing():
+            self.half = HALVES[1 - self.half]
+            self.checkpointing = True
         connection = self.cursor()
         try:
             with translated():
@@ -242,7 +253,12 @@ def transaction(connection: Connection) -> Iterator[None]:
 
 def insert(connection: Connection, statement: str, columns: Columns, times: Sequence[str] = ()) -> None:
     """Run `statement`, which finds `columns` as the table `incoming`; `times` among them are microseconds since the epoch."""
-    connection.register("incoming", table(columns, times))
+    insert_rows(connection, statement, table(columns, times))
+
+
+def insert_rows(connection: Connection, statement: str, rows: pa.Table) -> None:
+    """Run `statement`, which finds `rows` as the table `incoming`."""
+    connection.register("incoming", rows)
     try:
         connection.execute(statement)
     finally:

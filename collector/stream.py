@@ -94,24 +94,28 @@ class Stream:
         """How many subjects a checked window tells of."""
         return self._subjects[window.schema_hash]
 
-    def check(self, window: pb.Window, now_unix_ns: int) -> Window:
-        """The window, with its time by the collector's clock. Its values and sketches are looked at by `Batch`. Raises Malformed."""
-        if not 0 < window.seq <= SEQ_MAX:
-            raise Malformed(f"window.seq: {window.seq} is not in [1, 2^63)")
-        if window.seq <= self._last_seq:
-            raise Malformed(f"window.seq: {window.seq} came after {self._last_seq}")
-        self._last_seq = window.seq
-        schema = self._schemas.get(window.schema_hash)
+    def check(self, window: pb.Window, now_unix_ns: int, came: bytes = b"") -> Window:
+        """The window, which `came` in this message, with its time by the collector's clock. Raises Malformed.
+
+        Its values and sketches are looked at by `Batch`.
+        """
+        seq, name = window.seq, window.schema_hash
+        if not 0 < seq <= SEQ_MAX:
+            raise Malformed(f"window.seq: {seq} is not in [1, 2^63)")
+        if seq <= self._last_seq:
+            raise Malformed(f"window.seq: {seq} came after {self._last_seq}")
+        self._last_seq = seq
+        schema = self._schemas.get(name)
         if schema is None:
-            raise Malformed(f"window.schema_hash: {window.schema_hash[:8].hex()}… is none of the last {SCHEMAS_MAX}")
+            raise Malformed(f"window.schema_hash: {name[:8].hex()}… is none of the last {SCHEMAS_MAX}")
         if isinstance(schema, str):
             raise Malformed(schema)
-        self._schemas.move_to_end(window.schema_hash)
+        self._schemas.move_to_end(name)
         start = self.timeline.start_unix_ns(window, now_unix_ns)
         self._check_sketches(window, schema)
         self._check_events(window, start - window.start_unix_ns)
         self._check_talkers(window)
-        return Window(self.node, self.spool, window.seq, start, window.duration_ns, schema, window)
+        return Window(self.node, self.spool, seq, start, window.duration_ns, schema, window, came)
 
     def _check_subjects(self, schema: pb.Schema) -> None:
         for table in schema.tables:
@@ -120,11 +124,14 @@ class Stream:
                 _check_subject(f"schema.tables[{kind}].subjects", self.node, subject.id)
 
     def _check_sketches(self, window: pb.Window, schema: pb.Schema) -> None:
+        size, found = 0, []
+        for column in window.sketches:
+            size += len(column.subjects)
+            found.append((column.table, column.name, column.unit))
         # Before they are unpacked: they take more room then.
-        size = sum([len(column.subjects) for column in window.sketches]) // 4
-        if size > SUBJECTS_MAX:
-            raise Malformed(f"window.sketches: {size} in one window; at most {SUBJECTS_MAX}")
-        columns = tuple([(column.table, column.name, column.unit) for column in window.sketches])
+        if size > SUBJECTS_MAX * 4:
+            raise Malformed(f"window.sketches: {size // 4} in one window; at most {SUBJECTS_MAX}")
+        columns = tuple(found)
         if (window.schema_hash, columns) == self._admitted:
             return
         if len({column[:2] for column in columns}) != len(columns):

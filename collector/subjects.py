@@ -48,7 +48,7 @@ class Layout:
 
 
 class Subjects:
-    """Owned by the writer. What it adds counts once `commit` is called."""
+    """Owned by the writer. What it met is in the store once `commit` is called."""
 
     def __init__(self, connection: Connection) -> None:
         self._numbers: dict[tuple[str, str], int] = {}
@@ -56,7 +56,6 @@ class Subjects:
         self._layouts: dict[str, Layout] = {}
         self._naming: dict[str, list[tuple[Layout, pb.Schema]]] = {}
         self._strays: dict[tuple[str, str], str] = {}
-        self._fresh: list[tuple[tuple[str, str], str]] = []
         self._next = 1
         for kind, id_, number, node in connection.execute(_READ).fetchall():
             self._numbers[kind, id_] = number
@@ -83,6 +82,11 @@ class Subjects:
             self._strays[kind, id_] = node
         return self._numbers[kind, id_]
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something must be written before rows that name it are."""
+        return bool(self._naming or self._strays)
+
     def write(self, connection: Connection) -> None:
         """What was met since, into the open transaction."""
         if self._naming or self._strays:
@@ -98,17 +102,6 @@ class Subjects:
         if len(self._layouts) + len(self._naming) > LAYOUTS_MAX:
             self._layouts.clear()
         self._layouts.update({node: named[-1][0] for node, named in self._naming.items()})
-        self._forget_transaction()
-
-    def rollback(self) -> None:
-        """The transaction never was."""
-        for key, node in self._fresh:
-            del self._numbers[key]
-            self._of_node[node] -= 1
-        self._forget_transaction()
-
-    def _forget_transaction(self) -> None:
-        self._fresh.clear()
         self._naming.clear()
         self._strays.clear()
 
@@ -135,7 +128,6 @@ class Subjects:
         for key in fresh:
             self._numbers[key] = self._next
             self._next += 1
-            self._fresh.append((key, node))
         self._of_node[node] = self._of_node.get(node, 0) + len(fresh)
 
     def _table(self, table: pb.Table) -> TableLayout:

@@ -35,27 +35,27 @@ class Timeline:
         """When the window began, by the collector's clock. Raises Malformed for a time or a duration that cannot be."""
         if not 0 < window.duration_ns <= DURATION_SECONDS_MAX * 1e9:
             raise Malformed(f"window.duration_ns: {window.duration_ns} is not in (0, {DURATION_SECONDS_MAX:.0f} s]")
-        own, by_boot_clock = window.start_unix_ns, self._booted_unix_ns + window.start_boottime_ns
-        stamps = (by_boot_clock, own) if self._stepped(window) else (own, by_boot_clock)
+        own, boottime = window.start_unix_ns, window.start_boottime_ns
+        by_boot_clock = self._booted_unix_ns + boottime
         latest = now_unix_ns + FUTURE_SECONDS_MAX * 1e9
-        start = next((stamp for stamp in stamps if 0 <= stamp <= latest), None)
-        if start is None:
-            ahead = (own - now_unix_ns) / 1e9
-            raise Malformed(
-                f"window.start_unix_ns: {ahead:.0f} s ahead of the collector; at most {FUTURE_SECONDS_MAX:.0f} s"
-            )
-        return start
+        for stamp in (by_boot_clock, own) if self._stepped(own, boottime) else (own, by_boot_clock):
+            if 0 <= stamp <= latest:
+                return stamp
+        ahead = (own - now_unix_ns) / 1e9
+        raise Malformed(
+            f"window.start_unix_ns: {ahead:.0f} s ahead of the collector; at most {FUTURE_SECONDS_MAX:.0f} s"
+        )
 
     @property
     def _booted_unix_ns(self) -> int:
         """When the node's boot clock was 0, by the collector's clock."""
         return self.collector_unix_ns - self.node_boottime_ns
 
-    def _stepped(self, window: pb.Window) -> bool:
-        """Whether the node's clock was wrong when it stamped this window, so that its boot clock, which never steps, knows better."""
+    def _stepped(self, start_unix_ns: int, start_boottime_ns: int) -> bool:
+        """Whether the node's clock was wrong when it stamped a window, so that its boot clock, which never steps, knows better."""
         if self.wrong:
             return True
-        step_ns = (window.start_unix_ns - window.start_boottime_ns) - (self.node_unix_ns - self.node_boottime_ns)
+        step_ns = (start_unix_ns - start_boottime_ns) - (self.node_unix_ns - self.node_boottime_ns)
         # A window left over from an earlier boot counts from another zero: that is no step.
-        earlier_boot = window.start_boottime_ns < self.node_boottime_ns and window.start_unix_ns < self._booted_unix_ns
+        earlier_boot = start_boottime_ns < self.node_boottime_ns and start_unix_ns < self._booted_unix_ns
         return abs(step_ns) > ERROR_SECONDS_MAX * 1e9 and not earlier_boot

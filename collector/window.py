@@ -25,6 +25,8 @@ class Window:
     schema: pb.Schema
     message: pb.Window
     """As it came, but for the times of its events, which are by the collector's clock."""
+    came: bytes = b""
+    """The AgentMessage that it was in, where it is known."""
 
     @property
     def values(self) -> list[NDArray[np.float64]]:
@@ -35,6 +37,12 @@ class Window:
     def sketches(self) -> list[Sketches]:
         """The sketches, a series of a table each."""
         return [unpack_sketches(column, self.schema) for column in self.message.sketches]
+
+    def said(self) -> bytes:
+        """As an AgentMessage."""
+        if self.came and not self.message.events:
+            return self.came
+        return pb.AgentMessage(window=self.message).SerializeToString()
 
     @property
     def events(self) -> Sequence[pb.Event]:

@@ -112,24 +112,24 @@ class StoredWindow(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     SPOOL_FIELD_NUMBER: _builtins.int
     START_UNIX_NS_FIELD_NUMBER: _builtins.int
-    WINDOW_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     node: _builtins.str
     spool: _builtins.str
     start_unix_ns: _builtins.int
     """Start by the collector's clock."""
-    window: _builtins.bytes
-    """A trimtab.telemetry.v1.Window."""
+    message: _builtins.bytes
+    """A trimtab.telemetry.v1.AgentMessage with the window."""
     def __init__(
         self,
         *,
         node: _builtins.str = ...,
         spool: _builtins.str = ...,
         start_unix_ns: _builtins.int = ...,
-        window: _builtins.bytes = ...,
+        message: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "spool", b"spool", "start_unix_ns", b"start_unix_ns", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "node", b"node", "spool", b"spool", "start_unix_ns", b"start_unix_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

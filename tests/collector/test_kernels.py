@@ -116,6 +116,11 @@ def test_unpack_takes_no_nonsense(blobs: list[bytes]) -> None:
         assert (np.diff(mine) > 0).all()
 
 
+@given(SKETCHES)
+def test_sampled_is_the_sum_of_the_counts(sketches: list[tuple[dict[int, int], float]]) -> None:
+    assert listed(sketches).sampled.tolist() == [float(sum(cells.values())) for cells, _ in sketches]
+
+
 @given(SKETCHES.filter(bool), st.integers(1, 3), st.randoms(use_true_random=False))
 def test_merge_adds_counts(sketches: list[tuple[dict[int, int], float]], groups: int, chance: Any) -> None:
     alike = [({b: c % 1000 + 1 for b, c in sketch.items()}, 1.0) for sketch, _ in sketches]

@@ -17,6 +17,10 @@ from trimtab.collector.query import QUESTIONS_MAX, WATCHERS_MAX
 S = schema({"instance": (["queue_depth"], ["n1/8080"]), "gpu": (["power_watts"], ["n1/gpu/GPU-1"])})
 
 
+EARLIER_NS = CLOCK.unix_ns() // 10**9 * 10**9 - 3600 * 10**9
+"""Not so long ago that retention forgets it."""
+
+
 def incident(number: int, status: int = q.Incident.STATUS_OPEN, **changes: Any) -> q.Incident:
     evidence = q.Evidence(
         subject="n1/8080", signal="cpu_run_queue_ratio", unit="1", before=0.1, after=float("nan"), course=[1, 2]
@@ -29,8 +33,8 @@ def incident(number: int, status: int = q.Incident.STATUS_OPEN, **changes: Any) 
         "status": status,
         "subject": "n1/8080",
         "node": "n1",
-        "since_unix_ns": 10**18 + number,
-        "opened_unix_ns": 10**18 + number * 10**9,
+        "since_unix_ns": EARLIER_NS + number,
+        "opened_unix_ns": EARLIER_NS + number * 10**9,
         "symptom": "p99 ×5",
         "score": 0.97,
         "causes": [cause, q.Cause(mechanism="unknown")],
@@ -67,7 +71,7 @@ def test_incidents_come_back_as_they_were_saved_also_after_a_restart(tmp_path: P
     with collecting(tmp_path, analysis=analysis) as (_, _telemetry, query):
         for number in range(1, 4):
             analysis.journal.save_incident(incident(number))
-        analysis.journal.save_incident(incident(2, q.Incident.STATUS_RESOLVED, resolved_unix_ns=10**18 + 10**10))
+        analysis.journal.save_incident(incident(2, q.Incident.STATUS_RESOLVED, resolved_unix_ns=EARLIER_NS + 10**10))
         until(lambda: ask(query, "SELECT status FROM incidents WHERE id = 'i-2'") == [["resolved"]])
         assert ask(query, "SELECT count(*), count(DISTINCT incident) FROM causes") == [[6, 3]]
         assert ask(query, "SELECT before, after FROM evidence WHERE incident = 'i-2'") == [[0.1, None]]
