@@ -1,8 +1,8 @@
-"""Simulated agents: `python -m tests.bench.fleet.load HOST:PORT FIRST AGENTS SECONDS [HISTORY]`.
+"""Simulated agents: `python -m tests.bench.fleet.load HOST:PORT FIRST AGENTS SECONDS [HISTORY [WARM]]`.
 
 Each has a gRPC client and a connection of its own, and sends a window a second, open loop, its phase spread over the second. With
-HISTORY each sends so many seconds of the past instead, as fast as they are acknowledged. Prints "ready" when all have been welcomed,
-and one JSON line.
+HISTORY each sends so many seconds of the past instead, as fast as they are acknowledged. What is acknowledged of the first WARM seconds
+is not in the latencies. Prints "ready" when all have been welcomed, and one JSON line.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Agent:
         self._schema = recording.of(node)
         self._sent: dict[int, float] = {}
         self._room = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._seq = 0
+        self._seq = self._measured = 0
 
     async def open(self) -> None:
         hello = pb.Hello(
@@ -73,11 +73,13 @@ class Agent:
         self._seq = welcome.welcome.high_water_mark
         await self._call.write(pb.AgentMessage(schema=self._schema).SerializeToString())
 
-    async def live(self, seconds: int, phase: float, begin: float) -> None:
+    async def live(self, seconds: int, warm: int, phase: float, begin: float) -> None:
         loop = asyncio.get_running_loop()
         reading = loop.create_task(self._read())
         for turn in range(seconds):
             due = begin + turn + phase
+            if turn == warm:
+                self._measured = self._seq
             await asyncio.sleep(max(0.0, due - loop.time()))
             self._outcome.late += loop.time() > due + 1
             await self._send(time.time_ns() - SECOND_NS, time.clock_gettime_ns(time.CLOCK_BOOTTIME) - SECOND_NS)
@@ -104,7 +106,9 @@ class Agent:
             self._room.release()
             if answer.HasField("ack"):
                 self._outcome.acknowledged += 1
-                self._outcome.latencies.append(loop.time() - self._sent.pop(answer.ack.seq))
+                sent = self._sent.pop(answer.ack.seq)
+                if answer.ack.seq > self._measured:
+                    self._outcome.latencies.append(loop.time() - sent)
             else:
                 self._outcome.refused += 1
                 self._outcome.failed.append(answer.refusal.reason)
@@ -118,7 +122,7 @@ class Agent:
         await self._channel.close()
 
 
-async def main(target: str, first: int, agents: int, seconds: int, history: int = 0) -> None:
+async def main(target: str, first: int, agents: int, seconds: int, history: int = 0, warm: int = 0) -> None:
     recording, outcome = read(), Outcome()
     fleet = [Agent(target, f"node-{first + i:04d}", first + i, recording, outcome) for i in range(agents)]
     for at in range(0, agents, CONNECTING_AT_ONCE):
@@ -130,7 +134,7 @@ async def main(target: str, first: int, agents: int, seconds: int, history: int 
         await asyncio.gather(*(agent.history(history, until, boot) for agent in fleet))
     else:
         begin = asyncio.get_running_loop().time() + 0.5
-        await asyncio.gather(*(agent.live(seconds, i / agents, begin) for i, agent in enumerate(fleet)))
+        await asyncio.gather(*(agent.live(seconds, warm, i / agents, begin) for i, agent in enumerate(fleet)))
     usage = resource.getrusage(resource.RUSAGE_SELF)
     latencies = np.asarray(outcome.latencies or [float("nan")])
     print(
