@@ -29,7 +29,11 @@ from trimtab.collector.store import (
 
 log = logging.getLogger(__name__)
 
-_THERE = "SELECT 1 FROM arrivals WHERE stream = ? AND seq = ? LIMIT 1"
+_THERE = """
+SELECT 1 FROM arrivals WHERE stream = $stream AND seq = $seq
+UNION ALL SELECT 1 FROM stream_records WHERE stream = $stream AND high_water_mark >= $seq
+"""
+"""Retention may have deleted what is older than it keeps; then the mark knows it."""
 
 
 def open_or_set_aside(path: Path, memory_bytes_max: int, clock: Clock) -> Store:
@@ -100,7 +104,7 @@ def _replay(connection: Connection, store: Store, records: Sequence[Tables]) -> 
     if not records:
         return 0
     first = records[0][ARRIVALS].slice(0, 1).to_pylist()[0]
-    if connection.execute(_THERE, [first["stream"], first["seq"]]).fetchall():
+    if connection.execute(_THERE, {name: first[name] for name in ("stream", "seq")}).fetchall():
         return 0
     known = {
         "stream": _highest(connection, "stream", "stream_records"),

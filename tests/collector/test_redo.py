@@ -173,14 +173,19 @@ def kept_log(state: Path) -> bytes:
     return found
 
 
-def test_a_log_that_is_in_the_database_already_is_not_added_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forgotten", [False, True], ids=["", "also when retention has deleted its windows"])
+def test_a_log_that_is_in_the_database_already_is_not_added_again(tmp_path: Path, forgotten: bool) -> None:
     found = kept_log(tmp_path)
     with collecting(tmp_path) as (_, _, query):
         before = count(query)
+        assert before[0] == before[1] == before[2]
+    if forgotten:
+        with duckdb.connect(tmp_path / FILE) as database:
+            database.execute("DELETE FROM arrivals")
     redo_of(tmp_path / FILE).write_bytes(found)
     with collecting(tmp_path) as (_, _, query):
-        assert count(query) == before
-        assert before[0] == before[1] == before[2]
+        assert count(query)[0] == (0 if forgotten else before[0])
+        assert [node.windows for node in query.Nodes(q.NodesRequest()).nodes] == [before[0]]
 
 
 @pytest.mark.parametrize("other", ["another database", "an older copy of this database"])
