@@ -15,13 +15,18 @@ APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iprou
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
 
-test: apt venv $(BIN)/promtool
+test: apt venv $(BIN)/promtool $(VENV)/alertmanager
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
 
 # They check the metrics pages. They are taken out of their package, because installing that would start a Prometheus.
 $(BIN)/promtool: | venv
 	-@cd $(VENV) && (apt-get download -qq prometheus || ($(SUDO) apt-get update -qq && apt-get download -qq prometheus)) 2>/dev/null \
 	  && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 -C bin ./usr/bin/prometheus ./usr/bin/promtool; rm -f prometheus_*.deb
+
+# As it would be installed, for a test to lay over the system's files.
+$(VENV)/alertmanager: | venv
+	-@cd $(VENV) && (apt-get download -qq prometheus-alertmanager || ($(SUDO) apt-get update -qq && apt-get download -qq prometheus-alertmanager)) 2>/dev/null \
+	  && dpkg-deb -x prometheus-alertmanager_*.deb alertmanager; rm -f prometheus-alertmanager_*.deb
 
 # What the agent costs, beside its peers (docs/overhead.md): ARGS=--quick takes under 50 s.
 bench-agent: apt venv
