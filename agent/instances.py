@@ -63,9 +63,11 @@ class Discovery:
             if process is None or runtime is None:
                 self._look_at[pid] = now_monotonic + STRANGER_SECONDS
                 continue
+            # One that has just started opens its ports one after the other.
+            again = INSTANCE_SECONDS if pid in self._known else STRANGER_SECONDS
             self._add(process, runtime)
             if pid in self._known:
-                self._look_at[pid] = now_monotonic + INSTANCE_SECONDS
+                self._look_at[pid] = now_monotonic + again
 
     def _add(self, process: ProcessInfo, runtime: Runtime) -> None:
         if process.pid not in self._known and len(self._known) >= INSTANCES_MAX:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import subprocess
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.agent.requests_kit import (
@@ -249,6 +250,7 @@ def parrot() -> Iterator[tuple[Parrot, Watch]]:
     one.server.close()
 
 
+HEAD = re.compile(rb"HTTP/1\.\d \d{3}")
 heads = st.sampled_from([200, 204, 404, 500, 503, 100, 103, 101]).map(head)
 tokens = st.one_of(
     st.binary(min_size=1, max_size=40),
@@ -267,6 +269,7 @@ def sends(draw: st.DrawFn) -> list[bytes]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sends=sends())
+@example(sends=[b"HTTP/1.", b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"])
 def test_whatever_a_server_sends_the_counts_agree(parrot: tuple[Parrot, Watch], sends: list[bytes]) -> None:
     one, seen = parrot
     serving = instance(one.server.port)
@@ -291,12 +294,11 @@ def test_whatever_a_server_sends_the_counts_agree(parrot: tuple[Parrot, Watch], 
     assert seen.sampled(serving) - sampled <= 1, "one request was asked"
     assert rise("requests_aborted_per_second") <= 1
     assert rise("request_errors_per_second") + rise("request_client_errors_per_second") <= answered
-    # By what the first twelve bytes are, however they are cut.
-    is_http = (
-        received[:7] == b"HTTP/1." and received[7:8].isdigit() and received[8:9] == b" " and received[9:12].isdigit()
-    )
-    if not is_http or len(received) < 12:
-        assert answered == 0
+    # By what the first twelve bytes are, however they are cut. But where a send could have begun a head, and the next one does
+    # not go on with it, that one may be a head of its own: on a connection that lasts, the first was the end of a body.
+    could_begin = len(sends) > 1 and len(sends[0]) < 12 and HEAD.match(sends[0] + b"HTTP/1.1 200"[len(sends[0]) :])
+    if not HEAD.match(received):
+        assert answered == 0 or could_begin
     elif received[9:10] not in b"01":
         assert seen.sampled(serving) - sampled == 1
 

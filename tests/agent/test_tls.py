@@ -92,6 +92,7 @@ def connect(collector: Collector, tmp_path: Path) -> Iterator[Callable[[Tls], Ho
 
 
 def stored(collector: Collector) -> list[int]:
+    collector._writer.settle(20)
     return [seq for (seq,) in collector._store.cursor().execute("SELECT seq FROM windows ORDER BY seq").fetchall()]
 
 
