@@ -45,9 +45,10 @@ def open_or_set_aside(path: Path, memory_bytes_max: int, clock: Clock) -> Store:
         return _opened(path, memory_bytes_max, clock)
     except Corrupt as error:
         aside = path.with_name(f"{path.name}.corrupt-{clock.unix_ns() // 10**9}")
-        with suppress(FileNotFoundError):
+        redo = redo_of(path)
+        if redo.exists() and redo.stat().st_size:
             # Its rows name what only this file and its log know.
-            redo_of(path).rename(redo_of(aside))
+            redo.rename(redo_of(aside))
         log_file = Path(f"{path}.wal")
         if log_file.exists():
             log_file.rename(f"{aside}.wal")
@@ -55,7 +56,7 @@ def open_or_set_aside(path: Path, memory_bytes_max: int, clock: Clock) -> Store:
                 with suppress(Corrupt):
                     store = _opened(path, memory_bytes_max, clock)
                     log.error(
-                        "%s; its logs are set aside as %s.*: what came last is lost, the rest is used", error, aside
+                        "%s; its log is set aside as %s.wal: what came last is lost, the rest is used", error, aside
                     )
                     return store
         path.rename(aside)

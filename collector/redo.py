@@ -27,6 +27,8 @@ Tables = Mapping[str, pa.Table]
 """Rows by the table they belong to."""
 _MAGIC = b"trimtab redo 1\n"
 _ID_BYTES = 32
+_NONCE_BYTES = 16
+"""Each time that the log begins, others: then nothing that it held before fits behind what it holds now."""
 _HEAD = struct.Struct("<II")
 """Of a record: its length, and the CRC-32 of all up to its end: what an earlier log has left behind this one's end does not fit."""
 _NAME = b"table"
@@ -61,7 +63,8 @@ class Redo:
             return
         if data[: len(self._start)] != self._start:
             raise Foreign(f"{self.path}: not of this database")
-        at, check = len(self._start), 0
+        at = len(self._start) + _NONCE_BYTES
+        check = zlib.crc32(data[len(self._start) : at])
         while at + _HEAD.size <= len(data):
             size, said = _HEAD.unpack_from(data, at)
             record = data[at + _HEAD.size : at + _HEAD.size + size]
@@ -75,10 +78,11 @@ class Redo:
     def append(self, rows: Tables) -> None:
         """On the disk when it returns. Raises StoreError: then it is as if it had not been called."""
         record = _packed(rows)
-        check = zlib.crc32(record, self._check)
+        nonce = b"" if self._end else os.urandom(_NONCE_BYTES)
+        check = zlib.crc32(record, zlib.crc32(nonce, self._check))
         data = _HEAD.pack(len(record), check) + record
-        if not self._end:
-            data = self._start + data
+        if nonce:
+            data = self._start + nonce + data
         try:
             _write(self._file, data, self._end)
             os.fdatasync(self._file)
