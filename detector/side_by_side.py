@@ -111,8 +111,9 @@ class Cells:
 def _of_gpus(node: Node, here: slice | NDArray[np.int64]) -> tuple[Array, NDArray[np.bool_]]:
     """float32 [instances]: of the GPU that each uses, NaN where that is unknown; bool [instances]: whether it uses one that could tell."""
     gpu_of, gpus = node.gpu_of[here], node.tables.get(GPU)
-    if gpus is None or "utilisation_ratio" not in gpus.layout:
+    used = gpu_of >= 0
+    # A node without GPUs may still have a table of them, which is empty.
+    if gpus is None or not used.any() or "utilisation_ratio" not in gpus.layout:
         return np.full(len(gpu_of), np.nan, dtype=np.float32), np.zeros(len(gpu_of), dtype=np.bool_)
     recent = node.last(GPU, node.merge_slots())[:, gpus.layout.index("utilisation_ratio")]
-    used = gpu_of >= 0
     return np.where(used, robust.mean(recent, 0)[gpu_of], np.nan), used

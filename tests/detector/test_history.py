@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from tests.detector.fleet import START_NS, Fleet, Noise
 from trimtab.agent.sketch.loglinear import BUCKETS, quantiles_seconds
+from trimtab.agent.wire import telemetry_pb2 as pb
+from trimtab.agent.wire.columns import schema_hash
 from trimtab.collector.window import Window
 from trimtab.detector import quantiles
 from trimtab.detector.changepoint import change_point
@@ -104,6 +106,27 @@ def test_an_instance_is_read_the_same_in_any_company() -> None:
         for name in Readings.__annotations__:
             if name != "ids":
                 np.testing.assert_array_equal(getattr(together, name)[..., row], getattr(alone, name)[..., 0])
+
+
+def test_a_node_whose_table_of_gpus_is_empty_is_read() -> None:
+    history = History(60)
+    for window in windows(8):
+        schema, message = pb.Schema(), pb.Window()
+        schema.CopyFrom(window.schema)
+        message.CopyFrom(window.message)
+        schema.tables.append(
+            pb.Table(kind=pb.SUBJECT_KIND_GPU, series=[pb.Series(name="utilisation_ratio", kind=pb.SERIES_KIND_GAUGE)])
+        )
+        message.values.append(b"")
+        schema.hash = message.schema_hash = schema_hash(schema)
+        history.observe(replace(window, schema=schema, message=message))
+    plain = History(60)
+    for window in windows(8):
+        plain.observe(window)
+    now = window.start_unix_ns + SECOND
+    np.testing.assert_array_equal(
+        read(history, ["n0/8080"], now, 10).matrix(), read(plain, ["n0/8080"], now, 10).matrix()
+    )
 
 
 def test_values_come_back_as_they_were() -> None:
