@@ -10,7 +10,7 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev systemd openssl e2fsprogs
 
-.PHONY: demo test test-kernels bench-agent bench-collector lint proto docs deb test-deb venv apt clean
+.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca lint proto docs deb test-deb venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
@@ -35,6 +35,14 @@ bench-agent: apt venv
 # What the collector costs, beside Prometheus and VictoriaMetrics (docs/performance.md): ARGS=--quick takes under 50 s.
 bench-collector: apt venv
 	$(BIN)/python -m tests.bench.collector $(ARGS)
+
+# The detectors on published, labelled data (docs/detection.md): ARGS="--data DIR --sets smd8,nab".
+bench-detect: apt venv
+	@$(BIN)/python -m tests.bench.detect $(ARGS)
+
+# The root causes of published incidents (docs/rootcause.md): ARGS="--data DIR".
+bench-rca: apt venv
+	@$(BIN)/python -m tests.bench.rca $(ARGS)
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')

@@ -64,7 +64,7 @@ class Readings:
         return np.stack([self.latency_log, np.log(self.quantiles[1]), self.error_ratio], axis=1)
 
 
-_FLOATS = list(Readings.__annotations__)[6:]
+FLOATS = list(Readings.__annotations__)[6:]
 
 
 def read(history: History, ids: Sequence[str], now_unix_ns: int, stale_seconds: float) -> Readings:
@@ -77,7 +77,7 @@ def read(history: History, ids: Sequence[str], now_unix_ns: int, stale_seconds: 
         silent=np.zeros(n, dtype=np.bool_),
         served=np.zeros(n, dtype=np.bool_),
         quantiles=np.full((len(QUANTILES), n), np.nan, dtype=np.float32),
-        **{name: np.full(n, np.nan, dtype=np.float32) for name in _FLOATS},
+        **{name: np.full(n, np.nan, dtype=np.float32) for name in FLOATS},
     )
     alike: dict[tuple[int, tuple[str, ...]], list[tuple[Node, Selection]]] = {}
     for node in history.nodes.values():
