@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from trimtab.agent.counters import Rise
 from trimtab.agent.registry import Instance, Kind, Reading, Signal
-from trimtab.agent.runtimes.vocabulary import Model, Scrape, Spent, Vitals
+from trimtab.agent.runtimes.vocabulary import SCORE_BINS, Model, Scrape, Spent, Vitals
 from trimtab.agent.wire.columns import TEXT_MAX
 
 MODELS_MAX = 64
@@ -58,15 +58,30 @@ MEANS: dict[str, tuple[str, str, Callable[[Vitals], tuple[float, float] | None]]
 }
 
 
+def _of_bin(number: int) -> Callable[[Vitals], float | None]:
+    return lambda vitals: None if vitals.predictions is None else vitals.predictions[number]
+
+
+SCORES: dict[str, tuple[str, Callable[[Vitals], float | None]]] = {
+    f"predictions_bin_{k}_per_second": (f"predictions with a score in bin {k}, as the handler counts them", _of_bin(k))
+    for k in range(SCORE_BINS)
+}
+"""Of models alone."""
+
+
 def _pair(spent: Spent | None) -> tuple[float, float] | None:
     return None if spent is None else (spent.seconds, spent.requests)
+
+
+def _rates(kind: Kind) -> dict[str, tuple[str, Callable[[Vitals], float | None]]]:
+    return RATES | SCORES if kind == "model" else RATES
 
 
 def signals(kind: Kind) -> tuple[Signal, ...]:
     """What `Subject` reports of an instance or a model."""
     return (
         *(Signal(name, unit, told, kind) for name, (unit, told, _) in GAUGES.items()),
-        *(Signal(name, "1/s", told, kind, rate=True) for name, (told, _) in RATES.items()),
+        *(Signal(name, "1/s", told, kind, rate=True) for name, (told, _) in _rates(kind).items()),
         *(Signal(name, unit, told, kind) for name, (unit, told, _) in MEANS.items()),
     )
 
@@ -81,11 +96,12 @@ class Subject:
         """A mean is known only in a window in which something ended."""
         for name, (_, _, gauge) in GAUGES.items():
             reading.set(kind, subject, name, gauge(vitals))
-        totals = {name: total(vitals) for name, (_, total) in RATES.items()}
+        rates = _rates(kind)
+        totals = {name: total(vitals) for name, (_, total) in rates.items()}
         for name, (_, _, mean) in MEANS.items():
             totals[name], totals[f"{name} of"] = mean(vitals) or (None, None)
         rose = self._rise.since({name: value for name, value in totals.items() if value is not None})
-        for name in RATES:
+        for name in rates:
             if name in rose:
                 reading.set(kind, subject, name, rose[name] / reading.seconds)
         for name in MEANS:

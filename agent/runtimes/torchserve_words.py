@@ -8,14 +8,26 @@ from collections import Counter
 from trimtab.agent.runtimes.process import resident_bytes
 from trimtab.agent.runtimes.prometheus import Exposition
 from trimtab.agent.runtimes.torchserve_models import Description, ModelVersion, ModelWorker
-from trimtab.agent.runtimes.vocabulary import Capacity, Errors, Latency, Model, Scrape, Spent, Vitals, Worker
+from trimtab.agent.runtimes.vocabulary import (
+    SCORE_BINS,
+    Capacity,
+    Errors,
+    Latency,
+    Model,
+    Scrape,
+    Spent,
+    Vitals,
+    Worker,
+)
 
 REQUESTS = "ts_inference_requests_total"
 WHOLE_US = "ts_inference_latency_microseconds"
 """With the queue, whatever its name says."""
 QUEUE_US = "ts_queue_latency_microseconds"
 CLIENT_ERRORS, SERVER_ERRORS = "Requests4XX", "Requests5XX"
-NAMES = (REQUESTS, WHOLE_US, QUEUE_US, CLIENT_ERRORS, SERVER_ERRORS)
+PREDICTIONS = "trimtab_predictions_total"
+"""What a handler may count of its own: predictions by bin of their score (docs/runtimes.md)."""
+NAMES = (REQUESTS, WHOLE_US, QUEUE_US, CLIENT_ERRORS, SERVER_ERRORS, PREDICTIONS)
 UNNAMED_VERSION = "default"
 """The version by which a request is counted that named none."""
 MICROSECONDS, MILLISECONDS = 1e6, 1e3
@@ -57,9 +69,17 @@ def _model(counted: Exposition, description: Description, version: ModelVersion,
             batch_size_max=version.batch_size,
             batch_delay_seconds_max=None if delay is None else delay / MILLISECONDS,
         ),
+        predictions=_predictions(counted, version, alone),
         age_seconds=age_seconds,
     )
     return Model(version.model_name, version.model_version, vitals)
+
+
+def _predictions(counted: Exposition, version: ModelVersion, alone: bool) -> tuple[float, ...] | None:
+    """Of several versions only those are known that name theirs."""
+    labels = {"ModelName": version.model_name} | ({} if alone else {"ModelVersion": version.model_version})
+    totals = tuple(counted.total(PREDICTIONS, Bin=str(k), **labels) or 0.0 for k in range(SCORE_BINS))
+    return totals if any(totals) else None
 
 
 def _model_latency(counted: Exposition, version: ModelVersion, alone: bool) -> Latency:

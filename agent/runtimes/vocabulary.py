@@ -80,6 +80,9 @@ class Capacity:
     """Share of the memory for running requests that is taken."""
 
 
+SCORE_BINS = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Vitals:
     """What is known of an instance, or of one model of it."""
@@ -94,6 +97,8 @@ class Vitals:
     capacity: Capacity = Capacity()
     age_seconds: float | None = None
     """Freshness: how old the oldest part of this is that is not read anew each time. None: the runtime does not say."""
+    predictions: tuple[float, ...] | None = None
+    """Totals by bin of their score, `SCORE_BINS` of them; of a model only."""
 
 
 @dataclass(frozen=True, slots=True)

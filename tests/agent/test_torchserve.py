@@ -34,6 +34,7 @@ from trimtab.agent.runtimes import torchserve_descriptions, torchserve_settings
 from trimtab.agent.runtimes.base import NoAnswer, Session
 from trimtab.agent.runtimes.process import ProcessInfo, host_pid, own_netns, resident_bytes
 from trimtab.agent.runtimes.prometheus import parse
+from trimtab.agent.runtimes.report import Report
 from trimtab.agent.runtimes.torchserve import MAIN, TorchServe
 from trimtab.agent.runtimes.torchserve_models import Description, JobQueue, ModelVersion
 from trimtab.agent.runtimes.torchserve_words import NAMES, told
@@ -463,6 +464,34 @@ def test_what_is_counted_without_a_version_is_of_no_single_one() -> None:
     scrape = told(one_named, Description((version("bert", "1.0"), version("bert", "2.0")), 10.0), 10.1)
     assert scrape.models
     assert [model.vitals.latency.requests for model in scrape.models] == [1, 3]
+
+
+def test_what_a_handler_counts_by_score_is_of_its_model() -> None:
+    recorded = (EXPOSITIONS / "torchserve_0.12_scores.txt").read_bytes()
+
+    def predictions(text: bytes, *numbers: str) -> list[tuple[float, ...] | None]:
+        scrape = told(parse(text, NAMES), Description(tuple(version("tiny", n) for n in numbers), 10.0), 10.1)
+        assert scrape.models
+        return [model.vitals.predictions for model in scrape.models]
+
+    assert predictions(recorded, "1.0") == [(2, 1, 0, 0, 0, 0, 0, 3)]
+    assert predictions(recorded, "1.0", "2.0") == [(2, 1, 0, 0, 0, 0, 0, 3), None]
+    assert predictions(recorded.replace(b'ModelVersion="1.0",', b""), "1.0") == [(2, 1, 0, 0, 0, 0, 0, 3)]
+    assert predictions(recorded.replace(b'Bin="0"', b'Bin="8"'), "1.0") == [(0, 1, 0, 0, 0, 0, 0, 3)]
+    assert predictions((EXPOSITIONS / "torchserve_0.12.txt").read_bytes(), "1.0") == [None]
+
+
+def test_predictions_by_score_are_rates_of_the_model() -> None:
+    recorded = (EXPOSITIONS / "torchserve_0.12_scores.txt").read_bytes()
+    described, report = Description((version("tiny", "1.0"),), 10.0), Report()
+    for text in (recorded, recorded.replace(b"} 3.0", b"} 7.0")):
+        reading = Reading([served()], 2.0)
+        report.report(reading, served(), told(parse(text, NAMES), described, 10.1))
+    subjects = {subject for _, subject, name in reading.values if name.startswith("predictions_bin_")}
+    assert len(subjects) == 1
+    (subject,) = subjects
+    rates = [reading.values["model", subject, f"predictions_bin_{k}_per_second"] for k in range(8)]
+    assert rates == [0, 0, 0, 0, 0, 0, 0, 2]
 
 
 def test_what_there_is_room_for() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
+from ts.metrics.dimension import Dimension
 from ts.torch_handler.base_handler import BaseHandler
 
 
@@ -18,6 +19,7 @@ class BertHandler(BaseHandler):
         torch.set_num_threads(1)
         settings = context.model_yaml_config["handler"]
         self.tokens = int(settings["tokens"])
+        self.version = str(context.manifest["model"]["modelVersion"])
         self.fail = Path(os.environ["FLEET_FAIL"])
         self.context, self.manifest, self.device = context, context.manifest, torch.device("cpu")
         self.model = BertForSequenceClassification(BertConfig(**settings["bert"])).eval()
@@ -37,6 +39,9 @@ class BertHandler(BaseHandler):
         row[0, : len(given)] = given
         with torch.inference_mode():
             logits = self.model(input_ids=row, attention_mask=torch.ones_like(row)).logits
+        score = float(torch.softmax(logits[0], dim=0)[1])
+        dimensions = [Dimension("ModelVersion", self.version), Dimension("Bin", str(min(int(8 * score), 7)))]
+        context.metrics.add_counter("trimtab_predictions_total", 1, dimensions=dimensions)
         return [{"logits": logits[0].tolist()}]
 
     @staticmethod

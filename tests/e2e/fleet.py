@@ -37,6 +37,7 @@ number_of_netty_threads=1
 netty_client_threads=1
 metrics_mode=prometheus
 disable_system_metrics=true
+model_metrics_auto_detect=true
 vmargs=-Xms64m -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData
 """
 
