@@ -53,6 +53,8 @@ class Adwin:
         more = streams - self._streams
         if more < 0:
             raise ValueError(f"{streams} streams, but {self._streams} are known; forget them instead")
+        if not more:
+            return
         known, new = self.save(), _empty(more, self._buckets.shape[1])
         self._take(streams, {name: np.concatenate([known[name], new[name]]) for name in known})
 

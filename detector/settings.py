@@ -9,6 +9,7 @@ import msgspec
 from trimtab.agent.settings import Positive, PositiveInt, Ratio, Section
 
 Factor = Annotated[float, msgspec.Meta(gt=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class DetectorSettings(Section, frozen=True):
@@ -33,3 +34,5 @@ class DetectorSettings(Section, frozen=True):
     """How much slower it must be at the least, seconds."""
     error_ratio_min: Ratio = 0.05
     """Share of errors, beyond the usual, that is bad."""
+    drift_share_min: Share = 0.1
+    """Share of a model's predictions that must have moved to other scores before an incident of model drift opens."""

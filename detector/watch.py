@@ -13,6 +13,8 @@ from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.analysis import Journal
 from trimtab.collector.window import Window
 from trimtab.detector.decide import ERRORS, Common, Judge, Verdicts
+from trimtab.detector.drift import Drift
+from trimtab.detector.drift_cause import is_drift
 from trimtab.detector.explain import Explainer
 from trimtab.detector.features import Readings, read
 from trimtab.detector.fleet import state
@@ -44,6 +46,7 @@ class Watch:
         self._history = History(history_seconds)
         self._judge, self._common = Judge(settings), Common(settings)
         self._incidents = Incidents(settings)
+        self._drift = Drift(settings, self._incidents)
         self._rows = Rows()
         self._explained: dict[str, tuple[int, int]] = {}
         self._last_tick_ns: int | None = None
@@ -70,6 +73,7 @@ class Watch:
                 self._raise_instance(row, readings, verdicts, now_unix_ns)
         self._explain(now_unix_ns, readings, verdicts)
         self._settle(verdicts, seconds, now_unix_ns)
+        self._drift.tick(self._history, now_unix_ns, seconds)
         self._judge.learn(readings, self._rows.groups, verdicts, self._excluded())
         return state(self._history, self._rows, readings, verdicts, self._incidents.open, now_unix_ns)
 
@@ -197,6 +201,8 @@ class Watch:
 
     def _settle(self, verdicts: Verdicts, seconds: float, now_unix_ns: int) -> None:
         for subject, entry in list(self._incidents.open.items()):
+            if is_drift(subject):
+                continue
             rows = self._rows.members(subject)
             causes = entry.incident.causes
             force = in_force(self._history, causes[0]) if causes else False

@@ -57,6 +57,9 @@ GPU = {
     "pcie_width": ("1", 16.0), "pcie_replays_per_second": ("1/s", 0.0), "lost": ("1", 0.0),
     "fault_xid": ("1", 0.0), "fault_nvlink": ("1", 0.0), "nvlink_links_up": ("1", 18.0),
 }  # fmt: skip
+MODEL = {f"predictions_bin_{k}_per_second": ("1/s", 0.0) for k in range(8)}
+SCORES = (0.3, 0.2, 0.1, 0.05, 0.05, 0.05, 0.1, 0.15)
+"""Share of the predictions with a score in each bin."""
 # What is a state or a count, and does not tremble.
 _STEADY = {
     "cpu_cores", "memory_total_bytes", "cpu_limit_cores", "threads", "workers_ready", "workers_total", "process_restarts",
@@ -64,11 +67,12 @@ _STEADY = {
     "power_limit_watts", "sm_clock_max_hertz", "pcie_generation", "pcie_width", "nvlink_links_up",
 }  # fmt: skip
 # What follows from the answers alone.
-_MADE = {"request_errors_per_second"}
+_MADE = {"request_errors_per_second", *MODEL}
 KINDS = {
     "node": (pb.SUBJECT_KIND_NODE, NODE),
     "gpu": (pb.SUBJECT_KIND_GPU, GPU),
     "instance": (pb.SUBJECT_KIND_INSTANCE, INSTANCE),
+    "model": (pb.SUBJECT_KIND_MODEL, MODEL),
 }
 
 
@@ -84,6 +88,8 @@ class Scene:
     """By instance: share of answers that are errors."""
     load: dict[str, float]
     """By instance: factor of its traffic."""
+    scores: dict[str, Sequence[float]]
+    """By instance: share of its predictions in each bin of their score."""
     events: list[tuple[str, str]] = field(default_factory=list)
     tells_errors: bool = True
     """Whether the runtimes say how many of their answers are errors; the kernel sees it in any case."""
@@ -112,11 +118,21 @@ class Noise:
 class Node:
     """One simulated node."""
 
-    def __init__(self, name: str, models: Sequence[str], chance: np.random.Generator, noise: Noise, gpus: bool) -> None:
+    def __init__(
+        self,
+        name: str,
+        models: Sequence[str],
+        chance: np.random.Generator,
+        noise: Noise,
+        gpus: bool,
+        scored: bool = False,
+    ) -> None:
         self.name, self.chance, self.noise = name, chance, noise
         self.instances = [f"{name}/{8080 + 10 * i}" for i in range(len(models))]
         self.models = dict(zip(self.instances, models, strict=True))
         self.gpus = [f"{name}/gpu/GPU-{i}" for i in range(len(models))] if gpus else []
+        self.scored = [f"{i}/{self.models[i]}" for i in self.instances] if scored else []
+        self.version = "1.0"
         self.schema = self._schema()
         self.seq = 0
         self.common = 0.0
@@ -124,7 +140,7 @@ class Node:
         self.blips = dict.fromkeys(self.instances, (-60.0, 1.0))
 
     def subjects(self, kind: str) -> list[str]:
-        return {"node": [self.name], "gpu": self.gpus, "instance": self.instances}[kind]
+        return {"node": [self.name], "gpu": self.gpus, "instance": self.instances, "model": self.scored}[kind]
 
     def scene(self, seconds: float) -> Scene:
         self._shake(seconds)
@@ -142,7 +158,13 @@ class Node:
             i: math.exp(self.common) * self.burst[1] * self.blips[i][1] * n
             for i, n in zip(self.instances, noise, strict=True)
         }
-        return Scene(signals, slower, dict.fromkeys(self.instances, 0.0), dict.fromkeys(self.instances, 1.0))
+        return Scene(
+            signals,
+            slower,
+            failing=dict.fromkeys(self.instances, 0.0),
+            load=dict.fromkeys(self.instances, 1.0),
+            scores=dict.fromkeys(self.instances, SCORES),
+        )
 
     def window(self, scene: Scene, start_ns: int, seconds: float) -> Window:
         """The scene as the collector gets it."""
@@ -190,6 +212,9 @@ class Node:
         signals["requests_per_second"] = signals["predictions_per_second"] = count / seconds
         signals["errors_per_second"] = errors / seconds if scene.tells_errors else math.nan
         signals["request_errors_per_second"] = errors / seconds
+        if self.scored:
+            bins = self.chance.multinomial(count - errors, scene.scores[instance]) / seconds
+            scene.signals[f"{instance}/{self.models[instance]}"] = dict(zip(MODEL, bins.tolist(), strict=True))
         signals["inference_latency_seconds"] *= factor
         signals["requests_in_flight"] = rate * SERVICE_SECONDS * factor
         latencies = SERVICE_SECONDS * factor * np.exp(SERVICE_SIGMA * self.chance.standard_normal(count))
@@ -238,6 +263,7 @@ class Node:
                 labels = {
                     "node": {},
                     "gpu": {"index": str(k), "instances": self.instances[min(k, len(self.instances) - 1)]},
+                    "model": {"model": subject.rpartition("/")[2], "version": self.version},
                 }.get(kind)
                 if labels is None:
                     port = subject.partition("/")[2]
@@ -258,10 +284,11 @@ class Fleet:
         noise: Noise | None = None,
         gpus: bool = False,
         window_seconds: float = 1.0,
+        scored: bool = False,
     ) -> None:
-        """`nodes` holds, for each node, the model of each of its instances."""
+        """`nodes` holds, for each node, the model of each of its instances; `scored`: whether their handlers count scores."""
         chance = np.random.default_rng(seed)
-        self.nodes = [Node(f"n{k}", models, chance, noise or Noise(), gpus) for k, models in enumerate(nodes)]
+        self.nodes = [Node(f"n{k}", models, chance, noise or Noise(), gpus, scored) for k, models in enumerate(nodes)]
         self.window_seconds = window_seconds
         self.now_ns = START_NS
         self.fault: Fault | None = None
