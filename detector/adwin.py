@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.detector import adwin_kernel as kernel
+from trimtab.detector.adwin_clock import CLOCK
 from trimtab.detector.robust import Array
 
 State = Mapping[str, NDArray[Any]]
@@ -102,7 +103,7 @@ class Adwin:
                 raise ValueError(f"state: {name} {state[name].shape}; expected {array.shape}")
         at, widths = state["at"], state["widths"]
         deepest = kernel.fill(int(widths.max(initial=0)), np.empty(kernel.LEVELS_MAX, dtype=np.uint8))
-        whole = (at == kernel.ANEW) | ((at < kernel.CLOCK) & (widths % kernel.CLOCK == 0))
+        whole = (at == kernel.ANEW) | ((at < CLOCK) & (widths % CLOCK == 0))
         if not (whole & (at >= 0) & (widths >= 0)).all() or deepest > levels:
             raise ValueError("state: windows that cannot be; expected what `save` gave")
         self._take(streams, state)
@@ -115,7 +116,7 @@ class Adwin:
             whole[name] for name in ("at", "widths", "totals", "spreads")
         )
         self._seen, waiting = (np.ascontiguousarray(whole[name].T) for name in ("seen", "waiting"))
-        self._waiting = waiting.reshape(kernel.CLOCK, -1, kernel.LANES)
+        self._waiting = waiting.reshape(CLOCK, -1, kernel.LANES)
         self._buckets = _by_block(whole["buckets"])
         self._changed = np.zeros(len(self._at), dtype=np.bool_)
         self._widest = self._reach = 0
@@ -125,7 +126,7 @@ class Adwin:
         self._widest += 1
         if self._widest <= self._reach:
             return
-        self._widest = int(self._widths.max(initial=0)) + kernel.CLOCK
+        self._widest = int(self._widths.max(initial=0)) + CLOCK
         self._reach = 2 * self._widest
         more = kernel.fill(self._reach, np.empty(kernel.LEVELS_MAX, dtype=np.uint8)) - self._buckets.shape[1]
         if more > 0:
@@ -133,13 +134,13 @@ class Adwin:
 
     def _waited(self) -> Array:
         """float32 [blocks * LANES, CLOCK]"""
-        waited: Array = self._waiting.reshape(kernel.CLOCK, -1).T
+        waited: Array = self._waiting.reshape(CLOCK, -1).T
         return waited
 
     def _in_wait(self) -> NDArray[np.bool_]:
         """bool [blocks * LANES, CLOCK]"""
         count = np.where(self._at == kernel.ANEW, 0, self._at)
-        waits: NDArray[np.bool_] = np.arange(kernel.CLOCK) < count[:, None]
+        waits: NDArray[np.bool_] = np.arange(CLOCK) < count[:, None]
         return waits
 
     def _moments(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -162,7 +163,7 @@ def _empty(streams: int, levels: int = 1) -> dict[str, NDArray[Any]]:
         "totals": np.zeros(streams),
         "spreads": np.zeros(streams),
         "seen": np.full((streams, 2), [0, -1], dtype=np.int64),
-        "waiting": np.zeros((streams, kernel.CLOCK), dtype=np.float32),
+        "waiting": np.zeros((streams, CLOCK), dtype=np.float32),
         "buckets": np.zeros((streams, levels, 2, kernel.BUCKETS_MAX)),
     }
 

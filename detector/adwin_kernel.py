@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from trimtab.detector.adwin_clock import CLOCK
+
 Arrays = Any
 """numba's types stand in the signatures."""
 
-CLOCK = 32
-"""A window is looked at after this many values."""
 BUCKETS_MAX = 5
 """Of a level; when there is one more, the oldest two become one of the next level."""
 SIDE_MIN = 5

@@ -9,16 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Set
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trimtab.detector import drift_cause
-from trimtab.detector.adwin import Adwin
 from trimtab.detector.history import History
 from trimtab.detector.incident import Finding, Incidents, Open
 from trimtab.detector.scores import BINS, Counts, Scores, distance
 from trimtab.detector.settings import DetectorSettings
 from trimtab.detector.usual import Usual
+
+if TYPE_CHECKING:
+    from trimtab.detector.adwin import Adwin
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +54,23 @@ class Drift:
         self._models: dict[str, Model] = {}
         self._free: list[int] = []
         self._streams = 0
-        self._adwin = Adwin(0, DELTA)
+
+    @cached_property
+    def _adwin(self) -> Adwin:
+        from trimtab.detector.adwin import Adwin  # noqa: PLC0415 - only a fleet that counts predictions needs numba
+
+        return Adwin(0, DELTA)
 
     def tick(self, history: History, now_unix_ns: int, seconds: float) -> None:
         """Another `seconds` have passed."""
         new = self._scores.new(history)
-        served = self._scores.versions(history) if self._models or new else {}
-        self._know(new.keys(), served.keys(), now_unix_ns)
-        for name in self._models:
-            self._renew(name, served[name], now_unix_ns)
-        for name in self._enter(new, now_unix_ns):
-            self._judge(name, history, now_unix_ns)
+        if self._models or new:
+            served = self._scores.versions(history)
+            self._know(new.keys(), served.keys(), now_unix_ns)
+            for name in self._models:
+                self._renew(name, served[name], now_unix_ns)
+            for name in self._enter(new, now_unix_ns):
+                self._judge(name, history, now_unix_ns)
         for subject, entry in list(self._incidents.open.items()):
             if drift_cause.is_drift(subject):
                 self._settle(subject, entry, seconds, now_unix_ns)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.detector.adwin_kernel import CLOCK
+from trimtab.detector.adwin_clock import CLOCK
 from trimtab.detector.scores import BINS, Counts, distance, shares
 
 PREDICTIONS_MIN = 20

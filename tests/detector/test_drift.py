@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from trimtab.detector.incident import Incidents
 from trimtab.detector.scores import BINS, Counts, Scores, distance, shares
 from trimtab.detector.settings import DetectorSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 SECOND = 1_000_000_000
 LEARNT = 32 * 13
 """Values until what is usual is known."""
@@ -232,6 +236,15 @@ def test_silence_is_not_normal() -> None:
         bench.now += SECOND
         bench.tick({"a": np.zeros(BINS)})
     assert bench.told == [("predictions of model a", OPEN)]
+
+
+def test_a_fleet_that_counts_no_predictions_needs_no_numba() -> None:
+    told = "import sys; from tests.detector.fleet import Fleet, Stage; Stage(Fleet({})).run(5); print('numba' in sys.modules)"
+    for arguments, loaded in (("", "False"), ("scored=True", "True")):
+        done = subprocess.run(
+            [sys.executable, "-c", told.format(arguments)], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == loaded
 
 
 def test_each_slot_is_read_once() -> None:
