@@ -73,10 +73,12 @@ def merged(buckets: list[tuple[int, float, float]]) -> tuple[int, float, float]:
     return width, total, math.fsum(b[2] + b[0] * (b[1] / b[0] - mean) ** 2 for b in buckets)
 
 
-def jumping(chance: np.random.Generator, steps: int, streams: int, gaps: float = 0.0) -> NDArray[np.float32]:
+def jumping(
+    chance: np.random.Generator, steps: int, streams: int, gaps: float = 0.0, size: float = 0.3
+) -> NDArray[np.float32]:
     """Normal noise about means that jump now and then, with gaps."""
     means = np.cumsum(
-        0.3 * chance.standard_normal((steps, streams)) * (chance.random((steps, streams)) < 0.005), axis=0
+        size * chance.standard_normal((steps, streams)) * (chance.random((steps, streams)) < 0.005), axis=0
     )
     values = means + 0.1 * chance.standard_normal((steps, streams))
     return np.where(chance.random(values.shape) < gaps, np.nan, values).astype(np.float32)
@@ -99,10 +101,12 @@ def test_it_is_rivers() -> None:
             np.testing.assert_allclose(told(adwin), windows[step // EVERY], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_it_is_the_papers(seed: int) -> None:
-    values = jumping(np.random.default_rng(seed), 700, 40, gaps=0.1)
-    adwin, plain = Adwin(40, 0.01), [Plain(0.01) for _ in range(40)]
+@pytest.mark.parametrize("size", [0.05, 0.1, 0.3])
+def test_it_is_the_papers(size: float) -> None:
+    values = jumping(np.random.default_rng(0), 700, 60, gaps=0.1, size=size)
+    # Of these the limit is hardly more than its first term.
+    values[:, ::2] *= 100
+    adwin, plain = Adwin(60, 0.01), [Plain(0.01) for _ in range(60)]
     found = 0
     for step, row in enumerate(values):
         changed = [one.update(value) for one, value in zip(plain, row.tolist(), strict=True)]
@@ -111,7 +115,7 @@ def test_it_is_the_papers(seed: int) -> None:
         if any(changed) or step % 50 == 0:
             np.testing.assert_allclose(told(adwin), np.transpose([one.told() for one in plain]), rtol=1e-9, atol=1e-9)
             assert adwin.cut.tolist() == [one.cut for one in plain]
-    assert found > 20
+    assert found > 10
 
 
 def test_the_cut_is_where_the_mean_jumped() -> None:
