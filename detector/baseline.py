@@ -92,6 +92,13 @@ class Baseline:
         self._offered, self._taken = (c.astype(np.int64) for c in counts)
 
 
+def deviations(scores: Matrix) -> Matrix:
+    """The robust standard deviations that were scored so."""
+    capped = np.minimum(scores, np.float32(0.999))
+    out: Matrix = (_HALF * np.sqrt(capped / (1 - capped))).astype(np.float32)
+    return out
+
+
 def worst(scores: Matrix) -> NDArray[np.float32]:
     """float32 [rows]: the highest that is known of float32 [rows, features]; NaN where none is."""
     highest: NDArray[np.float32] = np.fmax.reduce(scores, axis=1, initial=np.float32(np.nan))

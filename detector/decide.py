@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.detector.base import Matrix
-from trimtab.detector.baseline import worst
+from trimtab.detector.baseline import deviations, worst
+from trimtab.detector.budget import Budget
 from trimtab.detector.features import FEATURES, SCALE_FLOORS, Readings
 from trimtab.detector.own import Own
 from trimtab.detector.peers import Peers, peers_median
@@ -38,6 +39,8 @@ _TAIL_FACTOR, _MOST_OF_TAIL = 2.0, 0.6
 # What has to be left of the effect for "not yet normal".
 _LATENCY_FACTOR_LEFT = 1.25
 _FLAGS = SHARP, LONG, HARD = range(3)
+# What lasts is what is reached in so many of the ticks of `open_seconds`: as many as a slow tail must show in.
+_LASTS = _MOST_OF_TAIL
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Verdicts:
     """Not yet back to normal."""
     unknown: Bools
     """Nothing is known of latency or errors: it is drained, idle or silent."""
+    lasting: Array
+    """float32, in robust standard deviations: how far it was from its own history and its peers for most of `open_seconds`."""
     expected: Matrix
     """What its own history says its features should be."""
     peers: Matrix
@@ -84,6 +89,9 @@ class Judge:
         self._depth = min(1024, math.ceil(longest) + 2)
         self._ring = np.zeros((len(_FLAGS), 0, self._depth), dtype=np.bool_)
         self._newest = np.zeros(0, dtype=np.int64)
+        self._budget = Budget(settings.false_alarms_per_week)
+        self._strays: Array = np.full((0, math.ceil(settings.open_seconds) + 1), np.nan, dtype=np.float32)
+        """float32 [instances, ticks]: the last deviations, newest first."""
 
     def resize(self, instances: int) -> None:
         """Room for this many rows."""
@@ -92,16 +100,26 @@ class Judge:
         self._peers.resize(instances)
         self._ring = np.concatenate([self._ring, np.zeros((len(_FLAGS), more, self._depth), dtype=np.bool_)], axis=1)
         self._newest = np.concatenate([self._newest, np.full(more, -1, dtype=np.int64)])
+        self._budget.resize(instances)
+        empty = np.full((more, self._strays.shape[1]), np.nan, dtype=np.float32)
+        self._strays = np.concatenate([self._strays, empty])
 
     def forget(self, rows: NDArray[np.int64]) -> None:
         """These rows now stand for other instances."""
         self._own.forget(rows)
         self._peers.forget(rows)
+        self._budget.forget(rows)
         self._ring[:, rows] = False
         self._newest[rows] = -1
+        self._strays[rows] = np.nan
 
-    def learn(self, readings: Readings, groups: NDArray[np.int64], verdicts: Verdicts, excluded: Bools) -> None:
-        """Take the instances that look healthy as examples; `excluded` are those that an open incident speaks of."""
+    def learn(
+        self, readings: Readings, groups: NDArray[np.int64], verdicts: Verdicts, excluded: Bools, explained: Bools
+    ) -> None:
+        """Take the instances that look healthy as examples.
+
+        `excluded` are those that an open incident speaks of, `explained` those of them whose incident has a cause.
+        """
         window, fresh = readings.matrix(), verdicts.fresh & self._advanced(readings)
         by_peers = self._peers.score(window, groups)
         by_own = self._own.score(window, groups)
@@ -110,6 +128,9 @@ class Judge:
         healthy = fresh & ~suspicious & ~excluded & ~readings.dead & ~readings.silent
         self._own.learn(window, groups, healthy)
         self._peers.learn(window, groups, healthy)
+        if fresh.any():
+            well = fresh & ~explained & ~readings.dead & ~readings.silent
+            self._budget.learn(verdicts.lasting, well, float(np.median(readings.slot_seconds[fresh])))
         self._newest = np.maximum(self._newest, readings.newest)
 
     def judge(self, readings: Readings, groups: NDArray[np.int64], nodes: NDArray[np.int64]) -> Verdicts:
@@ -131,6 +152,10 @@ class Judge:
         sole &= ~(no_peers[:, None] & (unusual - of_mates < self._margins))
         slow = self._slow_now(readings, window, groups, nodes, expected, of_peers, sole)
         sharp = self._remember(readings, sole, slow, hard)
+        # What the others of its model or its node suffer from as well is not its own straying.
+        shared = np.clip(np.nan_to_num(of_mates / np.where(unusual > 0, unusual, np.nan)), 0, 1)
+        strays = np.where(np.isnan(of_group), deviations(own) * (1 - shared), deviations(np.fmin(own, of_group)))
+        lasting = self._stray(readings, strays.astype(np.float32), fresh)
         # Peers elsewhere know nothing of this host: what its other instances suffer from as well may be only noise of the host.
         with_node = ~(sole & ~(unusual - _mean_of_others(unusual, nodes) < self._margins)).any(axis=1)
         alone = no_peers & np.isnan(of_mates).all(axis=1)
@@ -142,12 +167,13 @@ class Judge:
             fresh=fresh,
             worse=odd.any(axis=1) | hard,
             alone=sole.any(axis=1) | hard,
-            opens=self._lasting(readings, sole, sharp, hard, patience),
+            opens=self._lasting(readings, sole, sharp, hard, patience) & (hard | self._budget.too_far(lasting)),
             suspected=self._lasting(readings, sole, sharp, hard, _SUSPECT_FACTOR * patience),
             common=large.any(axis=1) | hard,
             raised=hard | (fresh & self._raised(window, expected)),
             lingers=hard | (fresh & self._lingers(readings, window, expected, groups)),
             unknown=~hard & ~(fresh & ~np.isnan(window).all(axis=1)),
+            lasting=lasting,
             expected=expected,
             peers=peers_median(window, groups),
         )
@@ -196,6 +222,18 @@ class Judge:
         sharp: Bools = slow[:, TYPICAL] | failing
         self._ring[:, advanced, 0] = np.stack([sharp, slow[:, TAIL], hard])[:, advanced]
         return sharp
+
+    def _stray(self, readings: Readings, far: Matrix, fresh: Bools) -> Array:
+        """Enter how far out each instance is now, float32 [instances, features]; float32 [instances]: what it kept to for most ticks."""
+        advanced = self._advanced(readings)
+        self._strays[advanced] = np.roll(self._strays[advanced], 1, axis=1)
+        self._strays[advanced, 0] = worst(far)[advanced]
+        slot = float(np.median(readings.slot_seconds[fresh])) if fresh.any() else 1.0
+        ticks = min(max(math.ceil((self._settings.open_seconds + 1) / slot), 2), self._strays.shape[1])
+        ordered = np.sort(self._strays[:, :ticks], axis=1)[:, ::-1]
+        # Sorted so, what is unknown comes first: with any of it nothing is said.
+        reached: Array = np.where(np.isnan(ordered[:, 0]), np.nan, ordered[:, math.ceil(_LASTS * ticks) - 1])
+        return reached
 
     def _lasting(
         self, readings: Readings, sole: Bools, sharp: Bools, hard: Bools, patience: NDArray[np.float64]

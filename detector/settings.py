@@ -17,6 +17,9 @@ class DetectorSettings(Section, frozen=True):
 
     warmup_windows: PositiveInt = 30
     """Healthy windows of an instance before its own history counts."""
+    false_alarms_per_week: Positive = 1.0
+    """How many incidents a week the whole fleet may raise when nothing is wrong. How far healthy instances stray is learnt, and what has to
+    be exceeded follows from it; before enough was seen, and for what has a nearly proved cause, it is four robust standard deviations."""
     open_seconds: Positive = 7.0
     """How long an instance must be anomalous before an incident opens; twice as long with fewer than two peers,
     three times with nobody to compare with."""

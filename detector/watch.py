@@ -74,7 +74,7 @@ class Watch:
         self._explain(now_unix_ns, readings, verdicts)
         self._settle(verdicts, seconds, now_unix_ns)
         self._drift.tick(self._history, now_unix_ns, seconds)
-        self._judge.learn(readings, self._rows.groups, verdicts, self._excluded())
+        self._judge.learn(readings, self._rows.groups, verdicts, *self._spoken_of())
         return state(self._history, self._rows, readings, verdicts, self._incidents.open, now_unix_ns)
 
     def _take_stock(self, now_unix_ns: int) -> None:
@@ -218,9 +218,11 @@ class Watch:
         entry.gone_seconds = 0.0 if rows else entry.gone_seconds + seconds
         return entry.gone_seconds > SILENT_SECONDS_MAX
 
-    def _excluded(self) -> NDArray[np.bool_]:
-        """bool [rows]: instances that an open incident speaks of."""
-        excluded = np.zeros(len(self._rows.ids), dtype=np.bool_)
-        for subject in self._incidents.open:
-            excluded[self._rows.members(subject)] = True
-        return excluded
+    def _spoken_of(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """bool [rows], twice: instances that an open incident speaks of, and those of them whose incident has a cause."""
+        excluded, explained = np.zeros((2, len(self._rows.ids)), dtype=np.bool_)
+        for subject, entry in self._incidents.open.items():
+            members, causes = self._rows.members(subject), entry.incident.causes
+            excluded[members] = True
+            explained[members] |= bool(causes) and causes[0].mechanism != "unknown"
+        return excluded, explained

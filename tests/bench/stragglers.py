@@ -22,7 +22,7 @@ def stragglers(job: Job) -> tuple[str, ...]:
         readings = _readings(job, row, durations)
         verdicts = judge.judge(readings, groups, nodes)
         ill |= verdicts.opens
-        judge.learn(readings, groups, verdicts, ill)
+        judge.learn(readings, groups, verdicts, ill, ill)
     return tuple(worker for worker, is_ill in zip(job.workers, ill, strict=True) if is_ill)
 
 
