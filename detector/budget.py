@@ -89,7 +89,7 @@ class Budget:
     def too_far(self, lasting: NDArray[np.float32]) -> NDArray[np.bool_]:
         """bool [instances]: who strays farther than the budget allows."""
         known = np.nan_to_num(lasting)
-        instances = np.count_nonzero(~np.isnan(lasting))
+        instances = int(np.count_nonzero(~np.isnan(lasting)))
         ordered = np.sort(known[known >= LEAST])[::-1]
         admitted = [value for k, value in enumerate(ordered.tolist(), 1) if value >= self.level(instances, k)]
         if not admitted:
