@@ -1,6 +1,7 @@
-"""Brings a store of an older version up to date: a new database is made beside it, which takes its name once it is whole.
+"""Brings a store of an older version up to date.
 
-The old file is only read, and kept as FILE.vVERSION-UNIXTIME. A migration that was cut short leaves the old file in place, and begins anew.
+Where only tables are added, that is one transaction in the file itself. Else a new database is made beside it, which takes its name once
+it is whole; the old file is only read, and kept as FILE.vVERSION-UNIXTIME. Either way, what was cut short begins anew.
 """
 
 from __future__ import annotations
@@ -17,12 +18,23 @@ import pyarrow as pa
 from trimtab import Exit, TrimtabError
 from trimtab.collector.packed import SketchList
 from trimtab.collector.series import KINDS, SKETCH
-from trimtab.collector.store import HALVES, Connection, Store, attached, insert, translated
+from trimtab.collector.store import HALVES, Connection, Store, attached, insert, transaction, translated
 
 log = logging.getLogger(__name__)
 
-VERSIONS = ("1", "2", "3")
-"""Those that were ever released, but for the one of today. 2 lets `weights.wished` be NULL, 3 knows more kinds of subjects, and talkers."""
+VERSIONS = ("1", "2", "3", "4")
+"""Those that were ever released, but for the one of today. 2 lets `weights.wished` be NULL, 3 knows more kinds of subjects, and talkers,
+4 has numbers for subjects, 5 what operators say of incidents."""
+_ADDED = {
+    "4": """
+CREATE TABLE acknowledgements (incident VARCHAR NOT NULL, acknowledged TIMESTAMP NOT NULL, who VARCHAR NOT NULL, note VARCHAR NOT NULL);
+CREATE TABLE silences (
+    target VARCHAR NOT NULL, since TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL, who VARCHAR NOT NULL, reason VARCHAR NOT NULL
+);
+UPDATE meta SET value = '5' WHERE key = 'schema_version';
+"""
+}
+"""By the version that lacks nothing else."""
 _STEP_US = 3_600_000_000
 _COPIED = ("nodes", "series", "events", "incident_records", "causes", "evidence", "decision_records", "weights")
 """Tables that have kept their columns."""
@@ -60,6 +72,9 @@ WHERE kind = ? AND start >= make_timestamp(?) AND start < make_timestamp(?)
 
 def migrate(path: Path, version: str, memory_bytes_max: int, unix_s: int) -> None:
     """Make `path`, a store of an older `version`, one of today. Raises TrimtabError, and StoreError where the old one cannot be read."""
+    if version in _ADDED:
+        _add(path, version, memory_bytes_max)
+        return
     aside = path.with_name(f"{path.name}.v{version}-{unix_s}")
     fresh = path.with_name(f"{path.name}.migrating")
     _remove(fresh)
@@ -90,6 +105,16 @@ def migrate(path: Path, version: str, memory_bytes_max: int, unix_s: int) -> Non
     os.link(path, aside)
     fresh.replace(path)
     log.warning("%s: up to date; the old one is kept as %s, and may be deleted", path, aside)
+
+
+def _add(path: Path, version: str, memory_bytes_max: int) -> None:
+    connection = attached(path, None, memory_bytes_max)
+    try:
+        with transaction(connection):
+            connection.execute(_ADDED[version])
+    finally:
+        connection.close()
+    log.warning("%s: schema %s is brought up to date", path, version)
 
 
 def _remove(path: Path) -> None:

@@ -33,6 +33,8 @@ _JOURNAL = (
     "DELETE FROM incident_records WHERE resolved < make_timestamp($end)",
     "DELETE FROM causes WHERE incident NOT IN (SELECT id FROM incident_records)",
     "DELETE FROM evidence WHERE incident NOT IN (SELECT id FROM incident_records)",
+    "DELETE FROM acknowledgements WHERE incident NOT IN (SELECT id FROM incident_records)",
+    "DELETE FROM silences WHERE until < make_timestamp($end)",
 )
 _ARRIVALS = """
 DELETE FROM arrivals USING stream_records s

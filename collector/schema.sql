@@ -3,7 +3,7 @@
 -- No keys, no indexes, no sequences: the same statements make the same tables in DuckLake. What must be unique is kept so by the one writer.
 
 CREATE TABLE meta (key VARCHAR NOT NULL, value VARCHAR NOT NULL);
-INSERT INTO meta VALUES ('schema_version', '4'), ('swept', '0');
+INSERT INTO meta VALUES ('schema_version', '5'), ('swept', '0');
 
 CREATE TABLE nodes (
     node VARCHAR NOT NULL,
@@ -223,6 +223,12 @@ CREATE TABLE evidence (
     incident VARCHAR NOT NULL, rank INTEGER NOT NULL, position INTEGER NOT NULL,
     subject VARCHAR NOT NULL, signal VARCHAR NOT NULL, unit VARCHAR NOT NULL,
     before DOUBLE, after DOUBLE, peers DOUBLE, deviation DOUBLE, changed TIMESTAMP, event VARCHAR NOT NULL
+);
+
+-- What operators said of incidents (collector/remarks.py). `target` is an incident or a subject; ends by itself.
+CREATE TABLE acknowledgements (incident VARCHAR NOT NULL, acknowledged TIMESTAMP NOT NULL, who VARCHAR NOT NULL, note VARCHAR NOT NULL);
+CREATE TABLE silences (
+    target VARCHAR NOT NULL, since TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL, who VARCHAR NOT NULL, reason VARCHAR NOT NULL
 );
 
 -- `message` is the Decision of agent/wire/query.proto.

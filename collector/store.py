@@ -25,8 +25,18 @@ log = logging.getLogger(__name__)
 
 Connection = duckdb.DuckDBPyConnection
 FILE = "trimtab.duckdb"
-SCHEMA_VERSION = "4"
-_NEEDED = ("meta", "series", "nodes", "stream_records", "subjects", "incident_records", "late_minutes")
+SCHEMA_VERSION = "5"
+_NEEDED = (
+    "meta",
+    "series",
+    "nodes",
+    "stream_records",
+    "subjects",
+    "incident_records",
+    "acknowledgements",
+    "silences",
+    "late_minutes",
+)
 """What must be readable before anything can be stored."""
 _VIEWS = "-- Views."
 HALVES = (0, 1)

@@ -19,7 +19,9 @@ from trimtab.collector.opening import open_or_set_aside
 from trimtab.collector.packed import unpack
 from trimtab.collector.store import FILE, Store
 
-STORES = sorted((Path(__file__).parent / "stores").glob("*.xz"))
+ALL = sorted((Path(__file__).parent / "stores").glob("*.xz"))
+WHOLE = [path for path in ALL if path.name[7] not in migrate._ADDED]
+"""Those that are made anew."""
 MEMORY = 128 << 20
 VIEWS = {
     "instances": "instance, node, model, runtime, addresses, pid, current",
@@ -78,7 +80,7 @@ def sketches_now(connection: Any) -> dict[Any, Any]:
     return out
 
 
-@pytest.mark.parametrize("stored", STORES, ids=lambda path: path.name)
+@pytest.mark.parametrize("stored", WHOLE, ids=lambda path: path.name)
 def test_the_views_tell_the_same_before_and_after(tmp_path: Path, stored: Path) -> None:
     path = unpacked(stored, tmp_path)
     before = path.read_bytes()
@@ -104,9 +106,49 @@ def test_the_views_tell_the_same_before_and_after(tmp_path: Path, stored: Path) 
     assert {one.name for one in tmp_path.iterdir()} == {FILE, aside.name}
 
 
+def columns(connection: Any) -> list[Any]:
+    found: list[Any] = connection.execute(
+        "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() WHERE table_name NOT LIKE 'samples%' ORDER BY ALL"
+    ).fetchall()
+    return [row for row in found if not row[0].startswith("fingerprint_")]
+
+
+@pytest.mark.parametrize("stored", [path for path in ALL if path not in WHOLE], ids=lambda path: path.name)
+def test_where_only_tables_are_added_the_file_stays(tmp_path: Path, stored: Path) -> None:
+    path = unpacked(stored, tmp_path)
+    with duckdb.connect(path, read_only=True) as old:
+        views = told(old)
+        samples = old.execute("SELECT * FROM samples_instance ORDER BY ALL").fetchall()
+    assert all(views.values())
+    open_or_set_aside(path, MEMORY, CLOCK).close()
+    store = open_or_set_aside(path, MEMORY, CLOCK)
+    new = Store(tmp_path / "new", MEMORY)
+    try:
+        now = store.cursor()
+        assert told(now) == views
+        assert now.execute("SELECT * FROM samples_instance ORDER BY ALL").fetchall() == samples
+        assert columns(now) == columns(new.cursor())
+    finally:
+        store.close()
+        new.close()
+    assert {one.name for one in tmp_path.iterdir()} == {FILE, "new"}
+
+
+def test_cut_short_nothing_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = unpacked(ALL[-1], tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(migrate._ADDED, "4", migrate._ADDED["4"] + "SELECT error('cut short')")
+        with pytest.raises(TrimtabError, match="cut short"):
+            open_or_set_aside(path, MEMORY, CLOCK)
+    with duckdb.connect(path, read_only=True) as old:
+        assert old.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall() == [("4",)]
+        assert not old.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'silences'").fetchall()
+    open_or_set_aside(path, MEMORY, CLOCK).close()
+
+
 @pytest.mark.parametrize("step", ["_copy", "_copy_samples", "_copy_slice", "_packed"])
 def test_cut_short_it_begins_anew(tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = unpacked(STORES[0], tmp_path)
+    path = unpacked(WHOLE[0], tmp_path)
     before = path.read_bytes()
 
     def die(*_: Any) -> None:
@@ -122,7 +164,7 @@ def test_cut_short_it_begins_anew(tmp_path: Path, step: str, monkeypatch: pytest
 
 
 def test_what_is_in_the_log_only_comes_too(tmp_path: Path) -> None:
-    path = unpacked(STORES[0], tmp_path)
+    path = unpacked(WHOLE[0], tmp_path)
     other = tmp_path / "other"
     other.mkdir()
     with duckdb.connect(path) as old:
@@ -137,7 +179,7 @@ def test_what_is_in_the_log_only_comes_too(tmp_path: Path) -> None:
 
 
 def test_subjects_that_only_their_windows_name_are_kept(tmp_path: Path) -> None:
-    path = unpacked(STORES[0], tmp_path)
+    path = unpacked(WHOLE[0], tmp_path)
     with duckdb.connect(path) as old:
         old.execute("DELETE FROM subjects WHERE id = 'n1/8081'")
         before = old.execute("SELECT * FROM fingerprints ORDER BY ALL").fetchall()
@@ -149,7 +191,7 @@ def test_subjects_that_only_their_windows_name_are_kept(tmp_path: Path) -> None:
 
 
 def test_without_room_the_old_file_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = unpacked(STORES[0], tmp_path)
+    path = unpacked(WHOLE[0], tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Full(1, 1, 0))
     with pytest.raises(TrimtabError, match="needs 6 MB of disk, and there are 0: make room") as caught:
@@ -171,7 +213,7 @@ def test_a_newer_file_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_damaged_old_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = unpacked(STORES[-1], tmp_path)
+    path = unpacked(WHOLE[-1], tmp_path)
     whole = bytearray(path.read_bytes())
     random = np.random.default_rng(1)
     for at in random.integers(5 * 4096 + (256 << 10), len(whole), 400):
@@ -183,5 +225,5 @@ def test_a_damaged_old_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptu
 
 
 def test_every_old_version_has_a_file() -> None:
-    assert {path.name[7] for path in STORES} == set(migrate.VERSIONS)
-    assert all(path.stat().st_size < 100_000 for path in STORES)
+    assert {path.name[7] for path in ALL} == set(migrate.VERSIONS)
+    assert all(path.stat().st_size < 100_000 for path in ALL)
