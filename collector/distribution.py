@@ -18,6 +18,7 @@ from trimtab.collector.store import Connection, arrow_batches
 
 _ROWS_AT_ONCE = 1 << 17
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - all times of the store are UTC, without a zone
+_NEVER = datetime.datetime.max  # noqa: DTZ901 - the same
 _MICROSECOND, _MINUTE, _HOUR = (datetime.timedelta(seconds=s) for s in (1e-6, 60, 3600))
 
 
@@ -33,8 +34,14 @@ class Merged:
     """Seconds over the sampled observations; to six digits, as the store keeps the means."""
 
 
-def merged(connection: Connection, signal: str, subjects: Sequence[int], since: datetime.datetime) -> Merged:
-    """Of one distribution of instances, `subjects` their rising numbers, over all that began at `since` or later.
+def merged(
+    connection: Connection,
+    signal: str,
+    subjects: Sequence[int],
+    since: datetime.datetime,
+    until: datetime.datetime = _NEVER,
+) -> Merged:
+    """Of one distribution of instances, `subjects` their rising numbers, over all that began in [`since`, `until`).
 
     Whole hours and minutes that are rolled up are taken from there: a sixtieth of the rows, and the same counts.
     """
@@ -45,7 +52,7 @@ def merged(connection: Connection, signal: str, subjects: Sequence[int], since: 
     among = np.asarray(subjects, dtype=np.int64)
     if not len(among):
         return _merged(groups, dense, sums)
-    wanted = {**_spans(connection, since), "first": subjects[0], "last": subjects[-1]}
+    wanted = {**_spans(connection, since, until), "first": subjects[0], "last": subjects[-1]}
     for batch in arrow_batches(connection, statement, wanted, _ROWS_AT_ONCE):
         sketches = unpack(batch["sketch"])
         # By hash: there are far fewer of both than rows.
@@ -78,7 +85,7 @@ def _pieces(connection: Connection, signal: str) -> Iterator[str]:
     spans = {
         "samples_instance_1h": "start >= $hours AND start < $hours_end",
         "samples_instance_1m": "start >= $minutes AND start < $hours OR start >= $hours_end AND start < $minutes_end",
-        "samples_instance": "start >= $since AND start < $minutes OR start >= $minutes_end",
+        "samples_instance": "start >= $since AND start < least($minutes, $until) OR start >= $minutes_end AND start < $until",
     }
     for table, span in spans.items():
         if table in tables:
@@ -89,8 +96,8 @@ def _pieces(connection: Connection, signal: str) -> Iterator[str]:
             )
 
 
-def _spans(connection: Connection, since: datetime.datetime) -> dict[str, datetime.datetime]:
-    """[since, minutes) and from minutes_end on: windows; [minutes, hours) and [hours_end, minutes_end): minutes; in between: hours."""
+def _spans(connection: Connection, since: datetime.datetime, until: datetime.datetime) -> dict[str, datetime.datetime]:
+    """[since, minutes) and [minutes_end, until): windows; [minutes, hours) and [hours_end, minutes_end): minutes; in between: hours."""
     rolled = {name: _EPOCH + _MICROSECOND * (read(connection, name) or 0) for name in (ROLLED_MINUTES, ROLLED_HOURS)}
     # A minute that has windows which its rollup does not know yet is no whole one, nor is its hour.
     [(late,)] = connection.execute(
@@ -99,11 +106,20 @@ def _spans(connection: Connection, since: datetime.datetime) -> dict[str, dateti
     if late is not None:
         rolled[ROLLED_MINUTES] = min(rolled[ROLLED_MINUTES], late)
         rolled[ROLLED_HOURS] = min(rolled[ROLLED_HOURS], _EPOCH + (late - _EPOCH) // _HOUR * _HOUR)
+    for name, unit in ((ROLLED_MINUTES, _MINUTE), (ROLLED_HOURS, _HOUR)):
+        rolled[name] = min(rolled[name], _EPOCH + (until - _EPOCH) // unit * unit)
     minutes = _EPOCH + -(-(since - _EPOCH) // _MINUTE) * _MINUTE
     minutes_end = max(minutes, rolled[ROLLED_MINUTES])
     hours = min(_EPOCH + -(-(minutes - _EPOCH) // _HOUR) * _HOUR, minutes_end)
     hours_end = max(hours, min(rolled[ROLLED_HOURS], minutes_end))
-    return {"since": since, "minutes": minutes, "hours": hours, "hours_end": hours_end, "minutes_end": minutes_end}
+    return {
+        "since": since,
+        "until": until,
+        "minutes": minutes,
+        "hours": hours,
+        "hours_end": hours_end,
+        "minutes_end": minutes_end,
+    }
 
 
 def _of(among: NDArray[np.int64], found: Merged) -> Merged:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from trimtab.agent.clock import Clock
 from trimtab.collector.sql import QuestionError
 
+_EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - all times of the store are UTC, without a zone
 SINCE_SECONDS_MAX = 366 * 86400.0
 WITHIN = """
 ($instance = '' OR i.instance = $instance)
@@ -43,3 +44,8 @@ def parameters(request: Scope, clock: Clock) -> Wanted:
         raise QuestionError(f"since: {request.since_seconds} is not in (0, {SINCE_SECONDS_MAX:g}] seconds")
     since = datetime.datetime.fromtimestamp(clock.unix_ns() / 1e9 - request.since_seconds, datetime.UTC)
     return Wanted({"instance": request.instance, "model": request.model}, since.replace(tzinfo=None))
+
+
+def utc(unix_ns: int) -> datetime.datetime:
+    """As the store has times: whole microseconds, without a zone."""
+    return _EPOCH + datetime.timedelta(microseconds=unix_ns // 1000)
