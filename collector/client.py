@@ -52,4 +52,6 @@ def _translated(error: grpc.RpcError, target: str) -> TrimtabError:
         return TrimtabError(f"no collector answers at {target}: {remedy}", Exit.UNREACHABLE)
     if code == grpc.StatusCode.INVALID_ARGUMENT:
         return TrimtabError(detail, Exit.USAGE)
+    if code == grpc.StatusCode.NOT_FOUND:
+        return TrimtabError(detail, Exit.NO)
     return TrimtabError(f"collector at {target}: {detail or code.name}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.standing import Standing, covers
 
 UNREAD_MAX = 256
 """Changes that one watcher may be behind."""
@@ -55,9 +56,10 @@ class Watcher:
 
 
 class IncidentFeed:
-    """Tells every watcher of the incidents that are open, then of each change."""
+    """Tells every watcher of the incidents that are open, then of each change, with what operators said of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, standing: Standing) -> None:
+        self._standing = standing
         self._lock = threading.Lock()
         self._open: dict[str, pb.Incident] = {}
         self._watchers: set[Watcher] = set()
@@ -70,18 +72,33 @@ class IncidentFeed:
                 self._open[copy.id] = copy
             else:
                 self._open.pop(copy.id, None)
-            for watcher in self._watchers:
-                watcher.put(copy)
+            self._tell(copy)
+
+    def again(self, which: Callable[[pb.Incident], bool]) -> None:
+        """Something was said of these open ones."""
+        with self._lock:
+            for incident in filter(which, self._open.values()):
+                self._tell(incident)
+
+    def known(self, target: str) -> list[pb.Incident]:
+        """The open ones that a silence of `target` is about, as they are now."""
+        with self._lock:
+            return [self._standing.on(one) for one in self._open.values() if covers(target, one)]
 
     @contextmanager
     def watch(self) -> Iterator[tuple[list[pb.Incident], Watcher]]:
         """The open incidents, and a watcher of all that follows; none is missed and none comes twice."""
         watcher = Watcher()
         with self._lock:
-            known = list(self._open.values())
+            known = [self._standing.on(incident) for incident in self._open.values()]
             self._watchers.add(watcher)
         try:
             yield known, watcher
         finally:
             with self._lock:
                 self._watchers.discard(watcher)
+
+    def _tell(self, incident: pb.Incident) -> None:
+        told = self._standing.on(incident)
+        for watcher in self._watchers:
+            watcher.put(told)

@@ -11,7 +11,7 @@ import grpc
 
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.agent.wire.columns import Malformed
+from trimtab.agent.wire.columns import TEXT_MAX, Malformed
 from trimtab.agent.wire.query_pb2_grpc import QueryServicer
 from trimtab.collector.backup import backup
 from trimtab.collector.feed import UNREAD_MAX, FleetSlot, IncidentFeed
@@ -21,8 +21,11 @@ from trimtab.collector.journal import REPLY_MAX, StoredJournal, check_decision
 from trimtab.collector.lately import series
 from trimtab.collector.latency import latency
 from trimtab.collector.nodes import nodes
+from trimtab.collector.remarks import NotFound, Remarks
+from trimtab.collector.report import report
 from trimtab.collector.settings import CollectorSettings
 from trimtab.collector.sql import QuestionError, ask
+from trimtab.collector.standing import Standing
 from trimtab.collector.store import Store, StoreError
 from trimtab.collector.talkers import talkers
 from trimtab.collector.vitals import Vitals
@@ -55,6 +58,8 @@ class Query(QueryServicer):
         connected: Connected,
         fleet: FleetSlot,
         feed: IncidentFeed,
+        standing: Standing,
+        remarks: Remarks,
         vitals: Vitals,
         settle: Callable[[float], None],
     ) -> None:
@@ -67,6 +72,8 @@ class Query(QueryServicer):
         self._connected = connected
         self._fleet = fleet
         self._feed = feed
+        self._standing = standing
+        self._remarks = remarks
         self._clock = clock
         self._watchers = threading.Semaphore(WATCHERS_MAX)
         self._questions = threading.Semaphore(QUESTIONS_MAX)
@@ -128,7 +135,30 @@ class Query(QueryServicer):
         self._vitals.questions["Incidents"] += 1
         limit = min(request.limit or LIMIT_DEFAULT, REPLY_MAX)
         with _stored(context):
-            return pb.IncidentsReply(incidents=self._journal.incidents(limit, request.id, request.open_only))
+            found = self._journal.incidents(limit, request.id, request.open_only)
+        return pb.IncidentsReply(incidents=map(self._standing.on, found))
+
+    def IncidentReport(  # noqa: N802
+        self, request: pb.IncidentReportRequest, context: grpc.ServicerContext
+    ) -> pb.IncidentReportReply:
+        self._begin("IncidentReport")
+        with self._asking(context):
+            found = self._journal.incidents(1, request.id) if request.id else []
+            if not found:
+                context.abort(Code.NOT_FOUND, f"no incident {request.id[:TEXT_MAX]!r}; `trimtab incidents` lists them")
+            told = self._standing.on(found[0])
+            return report(self._store, told, self._clock.unix_ns(), self._settings.query_seconds_max)
+
+    def Remark(self, request: pb.RemarkRequest, context: grpc.ServicerContext) -> pb.RemarkReply:  # noqa: N802
+        self._vitals.questions["Remark"] += 1
+        try:
+            return self._remarks.take(request)
+        except Malformed as error:
+            context.abort(Code.INVALID_ARGUMENT, str(error))
+        except NotFound as error:
+            context.abort(Code.NOT_FOUND, str(error))
+        except StoreError as error:
+            context.abort(Code.FAILED_PRECONDITION, f"the database: {error}")
 
     def Talkers(self, request: pb.TalkersRequest, context: grpc.ServicerContext) -> pb.TalkersReply:  # noqa: N802
         self._begin("Talkers")

@@ -33,8 +33,10 @@ from trimtab.collector.latest import Latest
 from trimtab.collector.opening import open_or_set_aside, take_up
 from trimtab.collector.port.port import Port
 from trimtab.collector.query import WATCHERS_MAX, Query
+from trimtab.collector.remarks import Remarks
 from trimtab.collector.series import Registry
 from trimtab.collector.settings import CollectorSettings
+from trimtab.collector.standing import Standing
 from trimtab.collector.store import FILE
 from trimtab.collector.vitals import Vitals
 from trimtab.collector.webhook import Webhook
@@ -103,7 +105,8 @@ class Collector:
         connection = self._store.cursor()
         stored = known_series(connection)
         registry = Registry(stored)
-        fleet, feed = FleetSlot(), IncidentFeed()
+        standing = Standing(clock)
+        fleet, feed = FleetSlot(), IncidentFeed(standing)
         vitals, latest = Vitals(), Latest()
         self._analyst: Analyst | AnalystApart = (
             AnalystApart(analysis, clock, fleet, feed)
@@ -116,6 +119,7 @@ class Collector:
         )
         self._keeper = Keeper(settings, self._store, clock, vitals, self._writer)
         self._journal = StoredJournal(self._store, self._writer)
+        remarks = Remarks(self._store, self._writer, journal=self._journal, standing=standing, feed=feed, clock=clock)
         self._connected = Connected(settings.agents_max)
         self._query = Query(
             settings,
@@ -125,6 +129,8 @@ class Collector:
             connected=self._connected,
             fleet=fleet,
             feed=feed,
+            standing=standing,
+            remarks=remarks,
             vitals=vitals,
             settle=self._writer.settle,
         )

@@ -2,6 +2,8 @@
 
 A URL that ends in /api/v2/alerts is an Alertmanager, and gets its alerts; any other gets what an Alertmanager would send to a webhook
 receiver (version 4). One message an incident and change; the newest state of an incident takes the place of one that was not sent yet.
+
+While an incident is silenced nothing is told of it, but that it is resolved where it was told of before: else it would fire forever.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class Webhook:
         self._open = urllib.request.build_opener(_NoRedirect()).open
         self._pending: OrderedDict[str, pb.Incident] = OrderedDict()
         self._firing: dict[str, pb.Incident] = {}
+        self._silenced: dict[str, pb.Incident] = {}
         self._failing = False
         self._backoff, self._retry_at = BACKOFF_SECONDS_MIN, clock.monotonic()
         self._stop = threading.Event()
@@ -77,6 +80,7 @@ class Webhook:
                     changed = watcher.next(0.5)
                     if changed is not None:
                         self._take(changed)
+                    self._end_silences()
                     if self._url.endswith(_ALERTS) and self._clock.monotonic() >= repeat_at:
                         repeat_at = self._clock.monotonic() + REPEAT_SECONDS
                         for each in self._firing.values():
@@ -84,11 +88,16 @@ class Webhook:
                     self._send_pending()
 
     def _take(self, incident: pb.Incident) -> None:
+        is_open, silenced = incident.status == pb.Incident.STATUS_OPEN, self._is_silenced(incident)
+        for known, belongs in ((self._firing, is_open and not silenced), (self._silenced, is_open and silenced)):
+            known.pop(incident.id, None)
+            if belongs:
+                known[incident.id] = incident
+        # A silence that is older than the incident has kept all of it back.
+        if silenced and (is_open or incident.silence.since_unix_ns <= incident.opened_unix_ns):
+            self._pending.pop(incident.id, None)
+            return
         self._pending[incident.id] = incident
-        if incident.status == pb.Incident.STATUS_OPEN:
-            self._firing[incident.id] = incident
-        else:
-            self._firing.pop(incident.id, None)
         if len(self._pending) > PENDING_MAX:
             self._pending.popitem(last=False)
             self._vitals.webhook_failed += 1
@@ -96,13 +105,25 @@ class Webhook:
     def _take_all(self, known: Sequence[pb.Incident]) -> None:
         """These are open. What was open before, and is not among them, was resolved while this fell behind: nobody would ever say so."""
         still = {incident.id for incident in known}
-        for gone in [incident for incident in self._firing.values() if incident.id not in still]:
+        firing = [*self._firing.values(), *self._silenced.values()]
+        for gone in [incident for incident in firing if incident.id not in still]:
             resolved = pb.Incident()
             resolved.CopyFrom(gone)
             resolved.status, resolved.resolved_unix_ns = pb.Incident.STATUS_RESOLVED, self._clock.unix_ns()
             self._take(resolved)
         for incident in known:
             self._take(incident)
+
+    def _is_silenced(self, incident: pb.Incident) -> bool:
+        return incident.HasField("silence") and incident.silence.until_unix_ns > self._clock.unix_ns()
+
+    def _end_silences(self) -> None:
+        """What is still open when its silence is over is told now."""
+        for incident in [one for one in self._silenced.values() if not self._is_silenced(one)]:
+            told = pb.Incident()
+            told.CopyFrom(incident)
+            told.ClearField("silence")
+            self._take(told)
 
     def _send_pending(self) -> None:
         """As many as are taken; one that is not must keep neither the others nor the feed waiting."""
@@ -150,6 +171,7 @@ def alert(incident: pb.Incident) -> dict[str, Any]:
             "description": f"{cause.mechanism}{confidence}: {cause.summary}".removesuffix(": "),
             "mechanism": cause.mechanism,
             "remedy": cause.remedy,
+            **({"acknowledged": _said(incident.acknowledgements[-1])} if incident.acknowledgements else {}),
         },
         "startsAt": _time(incident.since_unix_ns),
         **({"endsAt": _time(incident.resolved_unix_ns)} if incident.status == pb.Incident.STATUS_RESOLVED else {}),
@@ -173,6 +195,10 @@ def message(incident: pb.Incident) -> dict[str, Any]:
         "externalURL": "",
         "alerts": [told],
     }
+
+
+def _said(acknowledgement: pb.Acknowledgement) -> str:
+    return f"{acknowledgement.who}: {acknowledgement.note}".removesuffix(": ")
 
 
 def _time(unix_ns: int) -> str:

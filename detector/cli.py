@@ -8,11 +8,10 @@ from collections.abc import Callable
 import click
 from rich.console import Console
 
-from trimtab import Exit, TrimtabError
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub
-from trimtab.detector import show
+from trimtab.detector import impact, remark_cli, show
 
 _collector = click.option(
     "--collector", metavar="HOST:PORT", help="Where the collector listens.  [default: the settings']"
@@ -71,15 +70,14 @@ def list_(settings: ClientSettings, collector: str | None, as_json: bool, open_o
 @_options
 @click.pass_obj
 def show_(settings: ClientSettings, incident_id: str, collector: str | None, as_json: bool) -> None:
-    """Show one incident with its cause, the evidence and the remedy."""
+    """Show one incident: how bad it is, its cause with evidence and remedy, and what was done."""
     with stub(settings, collector) as query:
-        found = query.Incidents(pb.IncidentsRequest(id=incident_id), timeout=DEADLINE_SECONDS).incidents
-    if not found:
-        raise TrimtabError(f"no incident {incident_id!r}; `trimtab incidents` lists them", Exit.NO)
+        reply = query.IncidentReport(pb.IncidentReportRequest(id=incident_id), timeout=DEADLINE_SECONDS)
     if as_json:
-        click.echo(json.dumps(show.as_object(found[0]), indent=2, allow_nan=False))
+        found = show.as_object(reply.incident) | impact.as_objects(reply)
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
     else:
-        Console().print(show.panel(found[0], SystemClock().unix_ns()))
+        Console().print(show.panel(reply, SystemClock().unix_ns()))
 
 
 @incidents.command()
@@ -94,3 +92,7 @@ def watch(settings: ClientSettings, collector: str | None, as_json: bool) -> Non
                 click.echo(json.dumps(show.as_object(incident), allow_nan=False))
             else:
                 console.print(show.line(incident, clock.unix_ns()), soft_wrap=True)
+
+
+for command in remark_cli.COMMANDS:
+    incidents.add_command(command)

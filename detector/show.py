@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -15,7 +14,9 @@ from rich.text import Text
 
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.node_tables import printable
+from trimtab.detector import impact
 from trimtab.detector.quantity import quantity
+from trimtab.detector.when import clock
 
 _BARS = "▁▂▃▄▅▆▇█"
 _ONSET = "┊"
@@ -29,10 +30,23 @@ def as_object(incident: pb.Incident) -> dict[str, Any]:
     out["status"] = _status(incident)
     for name in _TIMES:
         out[name] = getattr(incident, name) or None
+    for said, acknowledgement in zip(out["acknowledgements"], incident.acknowledgements, strict=True):
+        said["unix_ns"] = acknowledgement.unix_ns
+    out["silence"] = _silence_object(incident)
     for cause, message in zip(out["causes"], incident.causes, strict=True):
         for evidence, told in zip(cause["evidence"], message.evidence, strict=True):
             evidence["changed_unix_ns"] = told.changed_unix_ns or None
     return out
+
+
+def _silence_object(incident: pb.Incident) -> dict[str, Any] | None:
+    if not incident.HasField("silence"):
+        return None
+    times = {name: getattr(incident.silence, name) for name in ("since_unix_ns", "until_unix_ns")}
+    out: dict[str, Any] = MessageToDict(
+        incident.silence, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return out | times
 
 
 def table(incidents: Iterable[pb.Incident], now_unix_ns: int) -> Table:
@@ -41,7 +55,7 @@ def table(incidents: Iterable[pb.Incident], now_unix_ns: int) -> Table:
     out = Table(*headings, header_style="bold", box=None, pad_edge=False)
     for incident in incidents:
         out.add_row(
-            incident.id, _status_text(incident), Text(printable(incident.subject)), clock(incident.since_unix_ns),
+            incident.id, _marked(incident), Text(printable(incident.subject)), clock(incident.since_unix_ns),
             _lasted(incident, now_unix_ns), Text(printable(incident.symptom)), _cause_text(incident),
         )  # fmt: skip
     return out
@@ -51,11 +65,12 @@ def line(incident: pb.Incident, now_unix_ns: int) -> Text:
     """One line about a change of an incident."""
     told = (clock(now_unix_ns), incident.id, printable(incident.subject), printable(incident.symptom))
     when, name, subject, symptom = map(Text, told)
-    return Text("  ").join([when, name, _status_text(incident), subject, symptom, _cause_text(incident)])
+    return Text("  ").join([when, name, _marked(incident), subject, symptom, _cause_text(incident)])
 
 
-def panel(incident: pb.Incident, now_unix_ns: int) -> RenderableType:
-    """Everything about one incident: what, since when, how bad, why, and what to do."""
+def panel(reply: pb.IncidentReportReply, now_unix_ns: int) -> RenderableType:
+    """Everything about one incident: what, since when, how bad, why, what to do, and what was done."""
+    incident = reply.incident
     head = Table.grid(padding=(0, 2))
     again = f", came back {incident.reopened} ×" if incident.reopened else ""
     rows: list[tuple[str, RenderableType]] = [
@@ -69,14 +84,31 @@ def panel(incident: pb.Incident, now_unix_ns: int) -> RenderableType:
         ),
         ("lasted", _lasted(incident, now_unix_ns)),
         ("score", "unknown" if math.isnan(incident.score) else f"{incident.score:.2f} of 1"),
+        *impact.rows(reply),
+        *_said(incident),
     ]
     for name, value in rows:
         head.add_row(Text(name, style="dim"), value)
     causes = [
         part for rank, cause in enumerate(incident.causes) for part in _cause(cause, incident.since_unix_ns, rank)
     ]
-    body = Group(head, *(causes or [Text("\nno cause was found yet", style="dim")]))
+    body = Group(head, *(causes or [Text("\nno cause was found yet", style="dim")]), *impact.actions(reply))
     return Panel(body, title=f"incident {incident.id}", border_style=_style(incident), expand=False)
+
+
+def _said(incident: pb.Incident) -> list[tuple[str, RenderableType]]:
+    rows: list[tuple[str, RenderableType]] = [
+        ("acknowledged", Text(printable(f"by {one.who}, {clock(one.unix_ns)}" + (f": {one.note}" if one.note else ""))))
+        for one in incident.acknowledgements
+    ]
+    if incident.HasField("silence"):
+        silence = incident.silence
+        told = f"until {clock(silence.until_unix_ns)}, by {silence.who}" + (
+            f": {silence.reason}" if silence.reason else ""
+        )
+        through = "" if silence.target == incident.id else f" ({silence.target} is)"
+        rows.append(("silenced", Text(printable(told + through), style="yellow")))
+    return rows
 
 
 def _cause(cause: pb.Cause, since_unix_ns: int, rank: int) -> list[RenderableType]:
@@ -124,11 +156,6 @@ def sparkline(course: Sequence[float], width: int = 20) -> str:
     return "".join([*bars[:middle], _ONSET, *bars[middle:]]).rstrip()
 
 
-def clock(unix_ns: int) -> str:
-    """Local date and time."""
-    return datetime.fromtimestamp(unix_ns / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S") if unix_ns else "–"
-
-
 def _relative(unix_ns: int, since_unix_ns: int) -> str:
     return f"{(unix_ns - since_unix_ns) / 1e9:+.0f} s"
 
@@ -155,6 +182,16 @@ def _style(incident: pb.Incident) -> str:
 
 def _status_text(incident: pb.Incident) -> Text:
     return Text(_status(incident), style=_style(incident))
+
+
+def _marked(incident: pb.Incident) -> Text:
+    """The status, and what operators said."""
+    told = _status_text(incident)
+    if incident.acknowledgements:
+        told += Text(printable(f", acknowledged by {incident.acknowledgements[-1].who}"), style="dim")
+    if incident.HasField("silence"):
+        told += Text(f", silenced until {clock(incident.silence.until_unix_ns)}", style="yellow")
+    return told
 
 
 def _cause_text(incident: pb.Incident) -> Text:

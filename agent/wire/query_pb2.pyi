@@ -662,6 +662,8 @@ class Incident(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     CAUSES_FIELD_NUMBER: _builtins.int
     REOPENED_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
+    SILENCE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Short and easy to say: "i-7"."""
     status: Global___Incident.Status.ValueType
@@ -678,6 +680,14 @@ class Incident(_message.Message):
     reopened: _builtins.int
     @_builtins.property
     def causes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cause]: ...
+    @_builtins.property
+    def acknowledgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acknowledgement]:
+        """What operators said; added when it is told, and no part of what is stored. Oldest first."""
+
+    @_builtins.property
+    def silence(self) -> Global___Silence:
+        """Set where it was silenced when this was told: of several silences the one that lasts longest."""
+
     def __init__(
         self,
         *,
@@ -693,14 +703,335 @@ class Incident(_message.Message):
         score: _builtins.float = ...,
         causes: _abc.Iterable[Global___Cause] | None = ...,
         reopened: _builtins.int = ...,
+        acknowledgements: _abc.Iterable[Global___Acknowledgement] | None = ...,
+        silence: Global___Silence | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["causes", b"causes", "id", b"id", "model", b"model", "node", b"node", "opened_unix_ns", b"opened_unix_ns", "reopened", b"reopened", "resolved_unix_ns", b"resolved_unix_ns", "score", b"score", "since_unix_ns", b"since_unix_ns", "status", b"status", "subject", b"subject", "symptom", b"symptom"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "causes", b"causes", "id", b"id", "model", b"model", "node", b"node", "opened_unix_ns", b"opened_unix_ns", "reopened", b"reopened", "resolved_unix_ns", b"resolved_unix_ns", "score", b"score", "silence", b"silence", "since_unix_ns", b"since_unix_ns", "status", b"status", "subject", b"subject", "symptom", b"symptom"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Incident: _TypeAlias = Incident  # noqa: Y015
+
+@_typing.final
+class Acknowledgement(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    UNIX_NS_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    """As they call themselves."""
+    unix_ns: _builtins.int
+    note: _builtins.str
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+        unix_ns: _builtins.int = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["note", b"note", "unix_ns", b"unix_ns", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
+
+@_typing.final
+class Silence(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_NS_FIELD_NUMBER: _builtins.int
+    UNTIL_UNIX_NS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """An incident's id, or a subject: a node's and a model's are those of everything on it, too."""
+    who: _builtins.str
+    since_unix_ns: _builtins.int
+    """It stays when a silence is made longer or shorter."""
+    until_unix_ns: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        who: _builtins.str = ...,
+        since_unix_ns: _builtins.int = ...,
+        until_unix_ns: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "since_unix_ns", b"since_unix_ns", "target", b"target", "until_unix_ns", b"until_unix_ns", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Silence: _TypeAlias = Silence  # noqa: Y015
+
+@_typing.final
+class RemarkRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
+    SILENCE_FIELD_NUMBER: _builtins.int
+    UNSILENCE_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    @_builtins.property
+    def acknowledge(self) -> Global___AcknowledgeRequest: ...
+    @_builtins.property
+    def silence(self) -> Global___SilenceRequest: ...
+    @_builtins.property
+    def unsilence(self) -> Global___UnsilenceRequest: ...
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+        acknowledge: Global___AcknowledgeRequest | None = ...,
+        silence: Global___SilenceRequest | None = ...,
+        unsilence: Global___UnsilenceRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "content", b"content", "silence", b"silence", "unsilence", b"unsilence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "content", b"content", "silence", b"silence", "unsilence", b"unsilence", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["acknowledge", "silence", "unsilence"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___RemarkRequest: _TypeAlias = RemarkRequest  # noqa: Y015
+
+@_typing.final
+class AcknowledgeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    note: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcknowledgeRequest: _TypeAlias = AcknowledgeRequest  # noqa: Y015
+
+@_typing.final
+class SilenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    seconds: _builtins.float
+    """From now on."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "seconds", b"seconds", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SilenceRequest: _TypeAlias = SilenceRequest  # noqa: Y015
+
+@_typing.final
+class UnsilenceRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnsilenceRequest: _TypeAlias = UnsilenceRequest  # noqa: Y015
+
+@_typing.final
+class RemarkReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENTS_FIELD_NUMBER: _builtins.int
+    SILENCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def incidents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incident]:
+        """The one that was acknowledged, or the open ones that the silence is about, as they are now."""
+
+    @_builtins.property
+    def silence(self) -> Global___Silence:
+        """As it is now; not set for another remark."""
+
+    def __init__(
+        self,
+        *,
+        incidents: _abc.Iterable[Global___Incident] | None = ...,
+        silence: Global___Silence | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incidents", b"incidents", "silence", b"silence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemarkReply: _TypeAlias = RemarkReply  # noqa: Y015
+
+@_typing.final
+class IncidentReportRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncidentReportRequest: _TypeAlias = IncidentReportRequest  # noqa: Y015
+
+@_typing.final
+class IncidentReportReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INCIDENT_FIELD_NUMBER: _builtins.int
+    IMPACT_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    ACTIONS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    actions_left_out: _builtins.bool
+    """Set when there were more of them."""
+    @_builtins.property
+    def incident(self) -> Global___Incident: ...
+    @_builtins.property
+    def impact(self) -> Global___Impact:
+        """Not set where the store has nothing of the instances in that time."""
+
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Action]:
+        """Changes of their weights from the onset to the end, oldest first."""
+
+    def __init__(
+        self,
+        *,
+        incident: Global___Incident | None = ...,
+        impact: Global___Impact | None = ...,
+        actions: _abc.Iterable[Global___Action] | None = ...,
+        actions_left_out: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["impact", b"impact", "incident", b"incident"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "actions_left_out", b"actions_left_out", "impact", b"impact", "incident", b"incident"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncidentReportReply: _TypeAlias = IncidentReportReply  # noqa: Y015
+
+@_typing.final
+class Impact(_message.Message):
+    """What users saw of the instances that an incident is about. NaN where not known."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_UNIX_NS_FIELD_NUMBER: _builtins.int
+    UNTIL_UNIX_NS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    SLOW_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
+    P50_BEFORE_SECONDS_FIELD_NUMBER: _builtins.int
+    P50_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    P95_BEFORE_SECONDS_FIELD_NUMBER: _builtins.int
+    P95_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
+    before_unix_ns: _builtins.int
+    """What is compared: [before_unix_ns, onset) and [onset, until_unix_ns)."""
+    until_unix_ns: _builtins.int
+    instances: _builtins.int
+    requests: _builtins.float
+    """Since the onset: all of them; those slower than the instance's 95th percentile before, and errors, each beyond the share that was usual."""
+    slow: _builtins.float
+    errors: _builtins.float
+    p50_before_seconds: _builtins.float
+    """Of all instances together."""
+    p50_after_seconds: _builtins.float
+    p95_before_seconds: _builtins.float
+    p95_after_seconds: _builtins.float
+    def __init__(
+        self,
+        *,
+        before_unix_ns: _builtins.int = ...,
+        until_unix_ns: _builtins.int = ...,
+        instances: _builtins.int = ...,
+        requests: _builtins.float = ...,
+        slow: _builtins.float = ...,
+        errors: _builtins.float = ...,
+        p50_before_seconds: _builtins.float = ...,
+        p50_after_seconds: _builtins.float = ...,
+        p95_before_seconds: _builtins.float = ...,
+        p95_after_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_unix_ns", b"before_unix_ns", "errors", b"errors", "instances", b"instances", "p50_after_seconds", b"p50_after_seconds", "p50_before_seconds", b"p50_before_seconds", "p95_after_seconds", b"p95_after_seconds", "p95_before_seconds", b"p95_before_seconds", "requests", b"requests", "slow", b"slow", "until_unix_ns", b"until_unix_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Impact: _TypeAlias = Impact  # noqa: Y015
+
+@_typing.final
+class Action(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNIX_NS_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    unix_ns: _builtins.int
+    mode: _builtins.str
+    @_builtins.property
+    def weight(self) -> Global___Weight: ...
+    def __init__(
+        self,
+        *,
+        unix_ns: _builtins.int = ...,
+        mode: _builtins.str = ...,
+        weight: Global___Weight | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weight", b"weight"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "unix_ns", b"unix_ns", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Action: _TypeAlias = Action  # noqa: Y015
 
 @_typing.final
 class Cause(_message.Message):

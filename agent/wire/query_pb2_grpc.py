@@ -74,6 +74,16 @@ class QueryStub:
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.WatchIncidentsRequest.SerializeToString,
                 response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.Incident.FromString,
                 _registered_method=True)
+        self.IncidentReport = channel.unary_unary(
+                '/trimtab.query.v1.Query/IncidentReport',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentReportRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentReportReply.FromString,
+                _registered_method=True)
+        self.Remark = channel.unary_unary(
+                '/trimtab.query.v1.Query/Remark',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkReply.FromString,
+                _registered_method=True)
         self.Decisions = channel.unary_unary(
                 '/trimtab.query.v1.Query/Decisions',
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.DecisionsRequest.SerializeToString,
@@ -153,6 +163,20 @@ class QueryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IncidentReport(self, request, context):
+        """One incident, what it did to users, and what was done about it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Remark(self, request, context):
+        """An operator's word on incidents. Answers once it is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Decisions(self, request, context):
         """The last routing decision and those before it, newest first.
         """
@@ -223,6 +247,16 @@ def add_QueryServicer_to_server(servicer, server):
                     servicer.WatchIncidents,
                     request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.WatchIncidentsRequest.FromString,
                     response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.Incident.SerializeToString,
+            ),
+            'IncidentReport': grpc.unary_unary_rpc_method_handler(
+                    servicer.IncidentReport,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentReportRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentReportReply.SerializeToString,
+            ),
+            'Remark': grpc.unary_unary_rpc_method_handler(
+                    servicer.Remark,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkReply.SerializeToString,
             ),
             'Decisions': grpc.unary_unary_rpc_method_handler(
                     servicer.Decisions,
@@ -461,6 +495,60 @@ class Query:
             '/trimtab.query.v1.Query/WatchIncidents',
             trimtab_dot_agent_dot_wire_dot_query__pb2.WatchIncidentsRequest.SerializeToString,
             trimtab_dot_agent_dot_wire_dot_query__pb2.Incident.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IncidentReport(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.query.v1.Query/IncidentReport',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentReportRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.IncidentReportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Remark(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Remark',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkReply.FromString,
             options,
             channel_credentials,
             insecure,

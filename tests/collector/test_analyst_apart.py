@@ -26,6 +26,7 @@ from trimtab.collector.analyst_apart import AnalystApart
 from trimtab.collector.backlog import TURNS_MAX, Backlog
 from trimtab.collector.feed import FleetSlot, IncidentFeed
 from trimtab.collector.schemas import NODES_MAX, Schemas
+from trimtab.collector.standing import Standing
 from trimtab.collector.store import StoreError
 from trimtab.collector.window import Window
 from trimtab.settings import Settings
@@ -57,7 +58,8 @@ class Scene:
     """An analyst, and all that it told."""
 
     def __init__(self, command: Sequence[str], journal: Recorder | None = None, **more: Any) -> None:
-        self.fleet, self.feed, self.journal = FleetSlot(), IncidentFeed(), journal or Recorder()
+        self.fleet, self.feed = FleetSlot(), IncidentFeed(Standing(SystemClock()))
+        self.journal = journal or Recorder()
         self.analyst = AnalystApart(Apart(command), Hasty(), self.fleet, self.feed, **more)
         self.told: list[tuple[str, str, int]] = []
 

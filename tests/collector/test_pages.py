@@ -41,6 +41,7 @@ from trimtab.collector.feed import IncidentFeed
 from trimtab.collector.figures import PREFIX
 from trimtab.collector.latest import Latest
 from trimtab.collector.server import SERVICES, Collector
+from trimtab.collector.standing import Standing
 from trimtab.collector.store import StoreError
 from trimtab.collector.vitals import Vitals
 from trimtab.collector.webhook import Webhook
@@ -230,7 +231,7 @@ def test_an_incident_that_is_never_taken_keeps_no_other_waiting(tmp_path: Path) 
 
 
 def test_what_was_resolved_while_the_webhook_fell_behind_is_told() -> None:
-    hook = Webhook("", IncidentFeed(), CLOCK, Vitals())
+    hook = Webhook("", IncidentFeed(Standing(CLOCK)), CLOCK, Vitals())
     hook._take_all([incident(id="a"), incident(id="b")])
     hook._pending.clear()
     hook._take_all([incident(id="b")])

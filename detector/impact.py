@@ -1,0 +1,81 @@
+"""How `trimtab incidents show` tells what an incident did to users, and what was done about it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.node_tables import printable
+from trimtab.detector.quantity import quantity
+from trimtab.detector.when import clock
+
+_QUANTILES = (("median", "p50"), ("p95", "p95"))
+
+
+def as_objects(reply: pb.IncidentReportReply) -> dict[str, Any]:
+    """JSON; null for what is unknown."""
+    found = None
+    if reply.HasField("impact"):
+        found = {field.name: getattr(reply.impact, field.name) for field in pb.Impact.DESCRIPTOR.fields}
+        found = {name: None if math.isnan(value) else value for name, value in found.items()}
+    return {
+        "impact": found,
+        "actions": [_action(one) for one in reply.actions],
+        "actions_left_out": reply.actions_left_out,
+    }
+
+
+def rows(reply: pb.IncidentReportReply) -> list[tuple[str, RenderableType]]:
+    """Names and what is told of them: users, and latency."""
+    if not reply.HasField("impact"):
+        return [("users hit", Text("unknown: nothing is stored of its requests", style="dim"))]
+    told = reply.impact
+    known = [value for value in (told.slow, told.errors) if not math.isnan(value)]
+    # An error may have been slow, too.
+    hit = f"{_count(max(known))}–{_count(sum(known))}" if len(known) == 2 and min(known) >= 1 else ""
+    hit = hit or (_count(sum(known)) if known else "unknown")
+    parts = f"{_count(told.slow)} slower than usual, {_count(told.errors)} more errors than usual"
+    latencies = [_latency(label, told, name) for label, name in _QUANTILES]
+    return [
+        ("users hit", Text(f"{hit} of {_count(told.requests)} requests: {parts}")),
+        ("latency", Text("; ".join(latencies))),
+    ]
+
+
+def actions(reply: pb.IncidentReportReply) -> list[RenderableType]:
+    """A table of what the actuator did."""
+    if not reply.actions:
+        return [Text("\nno weight was changed for it", style="dim")]
+    out = Table("done", "instance", "weight", "mode", "reason", header_style="bold", box=None, pad_edge=False)
+    for one in reply.actions:
+        weight = one.weight
+        out.add_row(
+            clock(one.unix_ns), Text(printable(weight.instance)), f"{weight.weight:.3f}", Text(printable(one.mode)),
+            Text(printable(weight.reason)),
+        )  # fmt: skip
+    return [Text(), out, *([Text("and more", style="dim")] if reply.actions_left_out else [])]
+
+
+def _action(action: pb.Action) -> dict[str, Any]:
+    weight: dict[str, Any] = MessageToDict(
+        action.weight, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    wished = None if math.isnan(action.weight.wished) else action.weight.wished
+    return {"unix_ns": action.unix_ns, "mode": action.mode, **weight, "wished": wished}
+
+
+def _latency(label: str, told: pb.Impact, name: str) -> str:
+    before, after = (getattr(told, f"{name}_{when}_seconds") for when in ("before", "after"))
+    added = after - before
+    change = "" if math.isnan(added) else f" ({'+' if added >= 0 else '−'}{quantity(abs(added), 's')})"
+    return f"{label} {quantity(before, 's')} → {quantity(after, 's')}{change}"
+
+
+def _count(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:,.0f}"
