@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
 from trimtab.agent.collectors.own import Vitals
-from trimtab.agent.registry import Collector, Host, Instance
+from trimtab.agent.registry import Collector, Host, Instance, Reading
 from trimtab.agent.window import Builder
 from trimtab.agent.wire import telemetry_pb2 as pb
+from trimtab.agent.wire.events import AGENT_STOPPED
 from trimtab.agent.worker import Lane, Worker
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ class Loop:
         keep: Keep,
         vitals: Vitals,
     ) -> None:
-        self._clock = host.clock
+        self._clock, self._node = host.clock, host.node
         self._window_ns = round(window_seconds * 1e9)
         self._builder = builder
         self._keep = keep
@@ -70,6 +72,17 @@ class Loop:
             if abs(now_ns - end_ns) >= self._window_ns:  # suspended, or the clock was set, during the wait
                 end_ns = now_ns // self._window_ns * self._window_ns
             self._close_window(end_ns, stop)
+
+    def say_goodbye(self) -> None:
+        """A last window, which says that the agent ends in order: its silence is no fault of the node."""
+        reading = Reading(self._instances, math.nan)
+        reading.event("node", self._node, AGENT_STOPPED)
+        now_ns, boottime_ns = self._clock.unix_ns(), self._clock.boottime_ns()
+        since_ns = now_ns % self._window_ns
+        made = self._builder.build(
+            {"": reading}, self._instances, now_ns - since_ns, max(0, boottime_ns - since_ns), self._window_ns
+        )
+        self._keep(*made)
 
     def close(self, seconds: float) -> None:
         """Close the collectors, for at most `seconds` together."""

@@ -85,6 +85,7 @@ def run(
         publisher.start()
         try:
             loop.run(stop)
+            loop.say_goodbye()
         finally:
             loop.close(_CLOSE_SECONDS)
             publisher.close(_CLOSE_SECONDS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.analysis import Journal
 from trimtab.detector.settings import DetectorSettings
+from trimtab.detector.silent_cause import kind
 
 REOPEN_SECONDS = 300.0
 """A fault that returns within this time is the same incident."""
@@ -30,6 +31,8 @@ class Finding:
     since_unix_ns: int
     symptom: str
     score: float
+    cause: pb.Cause | None = None
+    """Where it is plain from the beginning."""
 
 
 @dataclass
@@ -71,9 +74,14 @@ class Incidents:
                     self._resolved[incident.subject] = _copy(incident)
 
     def raise_(self, finding: Finding, now_unix_ns: int) -> Open:
-        """Open an incident for this subject, which has none open: the last one again if it was resolved a moment ago."""
+        """Open an incident for this subject, which has none open: the last one again if it was of that kind and resolved a moment ago."""
         last = self._resolved.pop(finding.subject, None)
-        if last is not None and now_unix_ns - last.resolved_unix_ns <= REOPEN_SECONDS * 1e9:
+        first = [finding.cause] if finding.cause else []
+        if (
+            last is not None
+            and now_unix_ns - last.resolved_unix_ns <= REOPEN_SECONDS * 1e9
+            and kind(last) == kind(pb.Incident(causes=first))
+        ):
             incident = last
             incident.reopened += 1
             incident.resolved_unix_ns = 0
@@ -89,6 +97,7 @@ class Incidents:
                 opened_unix_ns=now_unix_ns,
                 symptom=finding.symptom,
                 score=finding.score,
+                causes=first,
             )
         incident.status = pb.Incident.STATUS_OPEN
         entry = self.open[finding.subject] = Open(incident)
@@ -111,6 +120,23 @@ class Incidents:
             incident.causes.extend(causes)
         if worse or better:
             self._save(incident)
+
+    def put_first_cause(self, subject: str, cause: pb.Cause) -> None:
+        """For the time being this is what there is to be said; the causes that were found stay behind it."""
+        incident = self.open[subject].incident
+        causes = [cause, *incident.causes]
+        del incident.causes[:]
+        incident.causes.extend(causes)
+        self._save(incident)
+
+    def end_first_cause(self, subject: str, now_unix_ns: int) -> None:
+        """That is over, and the incident with it, unless it was open for something else before."""
+        incident = self.open[subject].incident
+        if len(incident.causes) < 2:
+            self.resolve(subject, now_unix_ns)
+            return
+        del incident.causes[0]
+        self._save(incident)
 
     def settle(
         self, subject: str, lingers: bool, unknown: bool, cause_clear: bool, seconds: float, now_unix_ns: int

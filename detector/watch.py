@@ -24,6 +24,8 @@ from trimtab.detector.incident import Finding, Incidents, Open
 from trimtab.detector.onset import onset, symptom
 from trimtab.detector.rows import Rows
 from trimtab.detector.settings import DetectorSettings
+from trimtab.detector.silent import Silent
+from trimtab.detector.silent_cause import is_silence
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,7 @@ class Watch:
         self._judge, self._common = Judge(settings), Common(settings)
         self._incidents = Incidents(settings)
         self._drift = Drift(settings, self._incidents)
+        self._silent = Silent(settings.stale_seconds, self._incidents)
         self._rows = Rows()
         self._explained: dict[str, tuple[int, int]] = {}
         self._last_tick_ns: int | None = None
@@ -62,6 +65,7 @@ class Watch:
         seconds = min(10.0, max(0.0, (now_unix_ns - (self._last_tick_ns or now_unix_ns)) / 1e9))
         self._last_tick_ns = now_unix_ns
         self._take_stock(now_unix_ns)
+        self._silent.tick(self._history, now_unix_ns, seconds)
         readings = read(self._history, self._rows.ids, now_unix_ns, self._settings.stale_seconds)
         verdicts = self._judge.judge(readings, self._rows.groups, self._rows.node_groups)
         for subject, rows in self._common.observe(verdicts, self._rows.models, self._rows.nodes):
@@ -201,7 +205,7 @@ class Watch:
 
     def _settle(self, verdicts: Verdicts, seconds: float, now_unix_ns: int) -> None:
         for subject, entry in list(self._incidents.open.items()):
-            if is_drift(subject):
+            if is_drift(subject) or is_silence(entry.incident):
                 continue
             rows = self._rows.members(subject)
             causes = entry.incident.causes

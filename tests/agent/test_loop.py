@@ -18,6 +18,7 @@ from trimtab.agent.registry import Host, Instance, Reading, Unavailable
 from trimtab.agent.window import Builder
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import unpack_values
+from trimtab.agent.wire.events import AGENT_STOPPED
 
 START_NS = 1_700_000_000_300_000_000
 WINDOW_SECONDS = 0.2
@@ -87,6 +88,20 @@ def test_windows_are_aligned_and_follow_each_other() -> None:
     assert {w.start_unix_ns - w.start_boottime_ns for w in bench.windows} == {START_NS - 10_000_000_000}
     assert bench.known("fake") == [True] * 5
     assert bench.vitals.windows_skipped == 0
+
+
+def test_a_goodbye_is_a_window_that_says_nothing_else() -> None:
+    bench = Bench(Fake())
+    bench.run(2)
+    bench.clock.advance(0.05)
+    bench.loop.say_goodbye()
+    last = bench.windows[-1]
+    assert (last.start_unix_ns % 200_000_000, last.duration_ns) == (0, 200_000_000)
+    assert 0 <= bench.clock.unix_ns() - last.start_unix_ns < 200_000_000
+    assert last.start_unix_ns - last.start_boottime_ns == START_NS - 10_000_000_000
+    assert [(event.subject, event.name) for event in last.events] == [(NODE, AGENT_STOPPED)]
+    assert bench.known("fake") == [True, True, False]
+    assert last.schema_hash == bench.windows[-2].schema_hash
 
 
 def test_the_reading_says_how_long_it_really_was() -> None:

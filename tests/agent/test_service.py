@@ -20,6 +20,7 @@ from trimtab.agent.collectors.own import Own, Vitals
 from trimtab.agent.registry import Instance
 from trimtab.agent.settings import AgentSettings, Tls
 from trimtab.agent.spool import Spool
+from trimtab.agent.wire.events import AGENT_STOPPED
 
 # Ready is said on stdout; SIGTERM stops it, as the command does.
 AGENT = """
@@ -142,6 +143,8 @@ def test_ready_comes_with_the_first_window_and_stop_ends_it_in_order(
     stop.set()
     runner.join(10)
     assert not runner.is_alive()
+    last = max(service.stored)
+    assert [(event.subject, event.name) for event in service.stored[last].events] == [(NODE, AGENT_STOPPED)]
     assert dict(service.hellos[0].labels) == {"rack": "r"}
     # The directory is free for the next.
     Spool(tmp_path / "spool", 64 << 20, Vitals()).close()

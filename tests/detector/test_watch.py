@@ -11,6 +11,7 @@ from tests.detector.faults import VICTIM, failing, hanging, signals, slow, toget
 from tests.detector.fleet import Fleet, Noise, Scene, Stage
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import pack_values
+from trimtab.detector.silent_cause import INPUT
 from trimtab.rootcause.rank import Ranking
 
 SECOND = 1_000_000_000
@@ -157,7 +158,7 @@ def test_a_slow_fault_is_not_learnt() -> None:
     assert [i.subject for i in stage.incidents] == [VICTIM]
 
 
-def test_stale_telemetry_says_nothing() -> None:
+def test_stale_telemetry_says_nothing_of_the_instances() -> None:
     stage = Stage(Fleet())
     stage.run(60)
     stage.fleet.strike(slow(4, VICTIM))
@@ -165,7 +166,7 @@ def test_stale_telemetry_says_nothing() -> None:
     for _ in range(60):
         stage.fleet.now_ns += SECOND
         state = stage.watch.tick(stage.fleet.now_ns)
-    assert stage.incidents == []
+    assert [i.subject for i in stage.incidents] == [INPUT]
     assert all(math.isnan(i.score) and i.age_seconds > 50 for i in state.instances)
     stage.fleet.now_ns += 700 * SECOND
     assert list(stage.watch.tick(stage.fleet.now_ns).instances) == []
@@ -179,7 +180,10 @@ def test_an_instance_that_is_gone_for_good_ends_its_incident() -> None:
     for _ in range(1300):
         stage.fleet.now_ns += SECOND
         stage.watch.tick(stage.fleet.now_ns)
-    assert [i.status for i in stage.incidents] == [pb.Incident.STATUS_RESOLVED]
+    assert [(i.subject, i.status) for i in stage.incidents] == [
+        (VICTIM, pb.Incident.STATUS_RESOLVED),
+        (INPUT, pb.Incident.STATUS_OPEN),
+    ]
 
 
 def test_the_runtimes_own_figures_serve_where_the_kernel_tells_none() -> None:

@@ -1,0 +1,191 @@
+"""Nodes that fall silent: one incident each, none for those that say goodbye, and one for all when all are silent at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from tests.detector.faults import slow
+from tests.detector.fleet import Fleet, Noise, Stage
+from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire import telemetry_pb2 as telemetry
+from trimtab.agent.wire.events import AGENT_STOPPED
+from trimtab.detector.silent import GONE_SECONDS
+from trimtab.detector.silent_cause import INPUT
+
+SECOND = 1_000_000_000
+OPEN, RESOLVED = pb.Incident.STATUS_OPEN, pb.Incident.STATUS_RESOLVED
+PATIENCE_SECONDS = 31
+"""Three times `stale_seconds`, and a window."""
+
+
+def staged(nodes: int = 3, window_seconds: float = 1.0) -> Stage:
+    quiet = Noise(bursts_per_second=0, blips_per_second=0)
+    stage = Stage(Fleet([("m",) * 2] * nodes, noise=quiet, window_seconds=window_seconds))
+    stage.run(40)
+    return stage
+
+
+def run(stage: Stage, windows: int, silent: Collection[str] = (), farewell: Collection[str] = ()) -> None:
+    """So many windows, of which those of the `silent` nodes never come; those of `farewell` say first that their agent ends."""
+    for number in range(windows):
+        for window in stage.fleet.step():
+            ends = number == 0 and window.node in farewell
+            if ends:
+                window.message.events.add(
+                    subject_kind=telemetry.SUBJECT_KIND_NODE,
+                    subject=window.node,
+                    name=AGENT_STOPPED,
+                    unix_ns=window.start_unix_ns,
+                )
+            if ends or window.node not in silent:
+                stage.watch.observe([window])
+        stage.state = stage.watch.tick(stage.fleet.now_ns + 200_000_000)
+
+
+def told(stage: Stage) -> list[tuple[str, int, str]]:
+    return [(i.subject, i.status, i.causes[0].mechanism if i.causes else "") for i in stage.incidents]
+
+
+def test_a_silent_node_is_one_incident_until_it_speaks() -> None:
+    stage = staged()
+    last = stage.fleet.now_ns
+    run(stage, PATIENCE_SECONDS, {"n1"})
+    assert stage.incidents == []
+    run(stage, 60, {"n1"})
+    assert told(stage) == [("n1", OPEN, "node silent")]
+    (incident,) = stage.incidents
+    assert (incident.node, incident.since_unix_ns) == ("n1", last)
+    assert (incident.opened_unix_ns - last) / SECOND == pytest.approx(PATIENCE_SECONDS + 1, abs=1)
+    assert "2 others of the fleet go on" in incident.causes[0].summary
+    assert incident.causes[0].evidence[0].changed_unix_ns == last
+    run(stage, 1)
+    assert told(stage) == [("n1", RESOLVED, "node silent")]
+    assert len(stage.journal.saves) == 2
+    run(stage, 60)
+    assert len(stage.incidents) == 1
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_when_all_are_silent_it_is_the_collectors_input(nodes: int) -> None:
+    stage = staged(nodes)
+    every = {node.name for node in stage.fleet.nodes}
+    last = stage.fleet.now_ns
+    run(stage, 700, every)
+    assert told(stage) == [(INPUT, OPEN, "no input")]
+    assert stage.incidents[0].since_unix_ns == last
+    run(stage, 20, every - {"n0"})
+    assert told(stage) == [(INPUT, RESOLVED, "no input")]
+    run(stage, 60, every - {"n0"})
+    expected = [(INPUT, RESOLVED, "no input")] + [(f"n{k}", OPEN, "node silent") for k in range(1, nodes)]
+    assert sorted(told(stage)) == sorted(expected)
+
+
+def test_those_that_fall_silent_one_after_the_other_within_a_moment_are_all() -> None:
+    stage = staged()
+    run(stage, 1, {"n0"})
+    run(stage, 5, {"n0", "n1"})
+    run(stage, 60, {"n0", "n1", "n2"})
+    assert told(stage) == [(INPUT, OPEN, "no input")]
+
+
+def test_who_comes_back_a_little_later_than_the_first_is_no_incident() -> None:
+    stage = staged()
+    run(stage, 60, {"n0", "n1", "n2"})
+    run(stage, 20, {"n1", "n2"})
+    run(stage, 60)
+    assert told(stage) == [(INPUT, RESOLVED, "no input")]
+
+
+def test_who_says_goodbye_is_not_missed() -> None:
+    stage = staged(2)
+    run(stage, 100, {"n1"}, farewell={"n1"})
+    assert stage.incidents == []
+    # Nor does anybody wait for it: the other one is all that there is.
+    run(stage, 60, {"n0", "n1"})
+    assert told(stage) == [(INPUT, OPEN, "no input")]
+
+
+def test_who_came_back_after_a_goodbye_is_missed_again() -> None:
+    stage = staged()
+    run(stage, 20, {"n1"}, farewell={"n1"})
+    run(stage, 20)
+    run(stage, 60, {"n1"})
+    assert told(stage) == [("n1", OPEN, "node silent")]
+
+
+def test_it_goes_on_through_a_restart() -> None:
+    stage = staged()
+    run(stage, 60, {"n1"})
+    stage.restart()
+    run(stage, 700, {"n1"})
+    assert [(i.id, i.status) for i in stage.incidents] == [("i-1", OPEN)]
+    run(stage, 1)
+    assert [(i.id, i.status) for i in stage.incidents] == [("i-1", RESOLVED)]
+
+
+def test_an_input_that_was_lost_is_back_after_a_restart() -> None:
+    stage = staged()
+    run(stage, 60, {"n0", "n1", "n2"})
+    stage.restart()
+    run(stage, 1)
+    assert told(stage) == [(INPUT, RESOLVED, "no input")]
+
+
+def test_it_is_the_same_incident_when_it_falls_silent_again_soon() -> None:
+    stage = staged()
+    for _ in range(2):
+        run(stage, 60, {"n1"})
+        run(stage, 10)
+    assert [(i.id, i.status, i.reopened) for i in stage.incidents] == [("i-1", RESOLVED, 1)]
+
+
+def test_a_node_that_was_ill_before_is_so_again_when_it_speaks() -> None:
+    stage = staged()
+    stage.fleet.strike(slow(4, *stage.fleet.nodes[1].instances))
+    run(stage, 40)
+    (ill,) = [i for i in stage.incidents if i.subject == "n1"]
+    before = [c.mechanism for c in ill.causes]
+    run(stage, 100, {"n1"})
+    assert [c.mechanism for c in stage.journal.stored[ill.id].causes] == ["node silent", *before]
+    run(stage, 5)
+    assert [(i.id, i.status) for i in stage.incidents] == [(ill.id, OPEN)]
+    assert [c.mechanism for c in stage.journal.stored[ill.id].causes] == before
+
+
+def test_a_node_that_is_ill_after_its_silence_is_another_incident() -> None:
+    stage = staged()
+    run(stage, 60, {"n1"})
+    run(stage, 60)
+    stage.fleet.strike(slow(4, *stage.fleet.nodes[1].instances))
+    run(stage, 40)
+    assert [(i.id, i.subject, i.status, i.reopened) for i in stage.incidents] == [
+        ("i-1", "n1", RESOLVED, 0),
+        ("i-2", "n1", OPEN, 0),
+    ]
+
+
+def test_long_windows_are_waited_for() -> None:
+    stage = staged(window_seconds=30.0)
+    run(stage, 1, {"n1"})
+    run(stage, 1)
+    assert stage.incidents == []
+    run(stage, 7, {"n1"})
+    assert told(stage) == [("n1", OPEN, "node silent")]
+
+
+def test_a_clock_that_is_set_makes_nobody_silent() -> None:
+    stage = staged()
+    stage.fleet.now_ns += 3600 * SECOND
+    stage.watch.tick(stage.fleet.now_ns)
+    run(stage, 20)
+    assert stage.incidents == []
+
+
+def test_a_node_that_never_comes_back_is_forgotten() -> None:
+    stage = staged()
+    run(stage, 60, {"n1"})
+    stage.fleet.now_ns += round(GONE_SECONDS * SECOND)
+    run(stage, 1, {"n1"})
+    assert told(stage) == [("n1", RESOLVED, "node silent")]
