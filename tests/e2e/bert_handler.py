@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,10 @@ class BertHandler(BaseHandler):
         settings = context.model_yaml_config["handler"]
         self.tokens = int(settings["tokens"])
         self.version = str(context.manifest["model"]["modelVersion"])
-        self.fail = Path(os.environ["FLEET_FAIL"])
+        self.version_delay_seconds = float(settings.get("delay_seconds", 0))
+        self.fail, self.delay, self.features = (
+            Path(os.environ[f"FLEET_{name}"]) for name in ("FAIL", "DELAY", "FEATURES")
+        )
         self.context, self.manifest, self.device = context, context.manifest, torch.device("cpu")
         self.model = BertForSequenceClassification(BertConfig(**settings["bert"])).eval()
         state = torch.load(Path(context.system_properties["model_dir"]) / "bert.pt", weights_only=True)
@@ -30,6 +36,10 @@ class BertHandler(BaseHandler):
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
         if self.fail.exists():
             return self._refuse(context, len(data), 500, "told to fail")
+        if seconds := self.version_delay_seconds + (float(self.delay.read_text()) if self.delay.exists() else 0):
+            time.sleep(seconds)
+        if self.features.exists():
+            _look_up(self.features)
         body = data[0].get("body") or data[0].get("data")
         ids = body.get("ids") if isinstance(body, dict) else None
         if not (isinstance(ids, list) and ids and all(isinstance(i, int) for i in ids)):
@@ -49,3 +59,14 @@ class BertHandler(BaseHandler):
         for index in range(count):
             context.set_response_status(code=status, idx=index, phrase=reason)
         return [{"error": reason}] * count
+
+
+def _look_up(features: Path) -> None:
+    """Read one row from the disk itself, as a feature store that is larger than memory would."""
+    row = mmap.mmap(-1, mmap.PAGESIZE)
+    file = os.open(features, os.O_RDONLY | os.O_DIRECT)
+    try:
+        rows = os.fstat(file).st_size // mmap.PAGESIZE
+        os.preadv(file, [row], random.randrange(rows) * mmap.PAGESIZE)
+    finally:
+        os.close(file)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from trimtab import Exit, TrimtabError
 @contextmanager
 def own_cgroup(instance: Instance) -> Iterator[Path]:
     """A cgroup of its own that holds the whole instance; on the way out everything is back where it was."""
-    before = {process.pid: _cpu_cgroup(process.pid) for process in instance.tree()}
+    before = {process.pid: _cgroup(process.pid, "cpu") for process in instance.tree()}
     home = before[instance.process.pid]
-    group = _delegating(home) / f"fleet-fault-{instance.process.pid}"
+    group = _delegating(home, "cpu") / f"fleet-fault-{instance.process.pid}"
     try:
         group.mkdir()
     except OSError as error:
@@ -33,6 +33,32 @@ def own_cgroup(instance: Instance) -> Iterator[Path]:
             for pid in map(int, (group / "cgroup.procs").read_text().split()):
                 _move(pid, before.get(pid, home))
         group.rmdir()
+
+
+@contextmanager
+def memory_homes() -> Iterator[Callable[[int], None]]:
+    """Puts each process that it is told of into a memory cgroup of its own, without a limit, until the way out.
+
+    What the process has taken before stays with the group that it came from. By the way out all of them must have ended.
+    """
+    homes: list[Path] = []
+
+    def move(pid: int) -> None:
+        home = _delegating(_cgroup(pid, "memory"), "memory") / f"fleet-memory-{pid}"
+        home.mkdir()
+        homes.append(home)
+        _move(pid, home)
+
+    try:
+        yield move
+    finally:
+        for home in homes:
+            home.rmdir()
+
+
+def memory_cgroup(instance: Instance) -> Path:
+    """The one that `memory_homes` gave it."""
+    return _cgroup(instance.process.pid, "memory")
 
 
 @contextmanager
@@ -62,26 +88,27 @@ def apart(instance: Instance, peers: Sequence[Instance]) -> Iterator[None]:
         yield
 
 
-def _cpu_cgroup(pid: int) -> Path:
-    """The cgroup directory that governs a process's CPU: of the v1 controller where there is one, else of v2."""
+def _cgroup(pid: int, controller: str) -> Path:
+    """The cgroup directory by which `controller` governs a process: of v1 where it has the controller, else of v2."""
     rows = [line.split(":", 2) for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
     for _, controllers, path in rows:
-        if "cpu" in controllers.split(","):
+        if controller in controllers.split(","):
             return Path(f"/sys/fs/cgroup/{controllers}{path}")
     return Path(f"/sys/fs/cgroup{next(path for number, _, path in rows if number == '0')}")
 
 
-def _delegating(group: Path) -> Path:
-    """The nearest cgroup, from `group` up, whose children can have a quota: v2 forbids it where processes live."""
-    if (group / "cpu.cfs_quota_us").exists() or not (group / "cgroup.subtree_control").exists():
+def _delegating(group: Path, controller: str) -> Path:
+    """The nearest cgroup, from `group` up, whose children can be limited: v2 forbids it where processes live."""
+    if not (group / "cgroup.subtree_control").exists():
         return group
     for candidate in (group, *group.parents):
-        if "cpu" in (candidate / "cgroup.subtree_control").read_text().split():
+        if controller in (candidate / "cgroup.subtree_control").read_text().split():
             return candidate
         if candidate == Path("/sys/fs/cgroup"):
             break
     raise TrimtabError(
-        "no cgroup above the instance hands on the cpu controller: echo +cpu > /sys/fs/cgroup/cgroup.subtree_control"
+        f"no cgroup above the instance hands on the {controller} controller: "
+        f"echo +{controller} > /sys/fs/cgroup/cgroup.subtree_control"
     )
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from rich.console import Console
 
 from tests.e2e import preflight, report, view
 from tests.e2e.faults import FAULTS
+from tests.e2e.interruption import Told, attentive, deaf
 from tests.e2e.services import NODE
 from tests.e2e.stage import INSTANCES, Course, Plan, Stage
 from trimtab import Exit, TrimtabError
@@ -43,7 +42,7 @@ def run(console: Console, plan: Plan, json_file: Path | None) -> list[str]:
             course.end = time.monotonic()
             return _tell(stage, course, json_file)
         finally:
-            _deaf()
+            deaf()
 
 
 def _tell(stage: Stage, course: Course, json_file: Path | None) -> list[str]:
@@ -92,31 +91,6 @@ def _record(stage: Stage, course: Course, phases: dict[str, report.Phase], failu
     }
 
 
-class _Told(BaseException):
-    """A signal asked for the end."""
-
-
-@contextmanager
-def _attentive() -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP unwinds everything; more of them do not disturb the unwinding."""
-
-    def handler(*_: object) -> None:
-        _deaf()
-        raise _Told
-
-    for number in _SIGNALS:
-        signal.signal(number, handler)
-    yield
-
-
-def _deaf() -> None:
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--fault", type=click.Choice(list(FAULTS)), default="quota", show_default=True, help="What goes wrong.")
 @click.option("--instance", type=click.IntRange(0, INSTANCES - 1), default=1, show_default=True, help="Where.")
@@ -136,13 +110,13 @@ def main(fault: str, rate: float | None, json_file: Path | None, **options: Any)
     if plan.settle_seconds >= plan.trimtab_seconds:
         raise click.UsageError("--settle-seconds must be less than --trimtab-seconds")
     try:
-        with _attentive():
+        with attentive():
             preflight.check()
             failures = run(console, plan, json_file)
     except TrimtabError as error:
         click.echo(f"demo: {error}", err=True)
         sys.exit(error.exit_code)
-    except _Told:
+    except Told:
         click.echo("demo: interrupted; everything it started is stopped", err=True)
         sys.exit(Exit.INTERRUPTED)
     for failure in failures:

@@ -92,6 +92,18 @@ def errors(instance: Instance) -> Iterator[None]:
 
 
 @contextmanager
+def slow(instance: Instance, seconds: float = 0.05) -> Iterator[None]:
+    """Let the handler wait for `seconds` before each answer."""
+    new = instance.delay.with_suffix(".new")
+    new.write_text(str(seconds))
+    new.rename(instance.delay)
+    try:
+        yield
+    finally:
+        instance.delay.unlink()
+
+
+@contextmanager
 def crash(instance: Instance, every_seconds: float = 0.5) -> Iterator[None]:
     """Kill the worker with SIGKILL, and every one that TorchServe starts in its place."""
 

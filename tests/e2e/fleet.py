@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,21 @@ class Instance:
         """While this file exists, the handler answers 500."""
         return self.directory / "fail"
 
+    @property
+    def delay(self) -> Path:
+        """While this file exists, the handler first waits as many seconds as it says."""
+        return self.directory / "delay"
+
+    @property
+    def features(self) -> Path:
+        """While this file exists, the handler reads a page of it from the disk for each request."""
+        return self.directory / "features"
+
+    @property
+    def management(self) -> str:
+        """Where its management API is."""
+        return f"127.0.0.1:{self.port + 1}"
+
     def tree(self) -> list[psutil.Process]:
         """Its processes that live now: launcher, server, worker."""
         return members(self.process.pid)
@@ -76,7 +91,7 @@ class Instance:
     def ready(self) -> bool:
         """Whether its management API says that the worker takes requests."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port + 1}/models/{MODEL}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.management}/models/{MODEL}", timeout=2) as answer:
                 workers = json.load(answer)[0]["workers"]
         except (OSError, ValueError):
             return False
@@ -91,10 +106,15 @@ class Instance:
 
 @contextmanager
 def fleet(
-    directory: Path, instances: int = 3, port: int | None = None, seconds: float = 90
+    directory: Path,
+    instances: int = 3,
+    port: int | None = None,
+    seconds: float = 90,
+    started_as: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Instance]]:
     """Instances that all answer, at `port`, `port + 10`, …; stopped on the way out, whatever happens.
 
+    `started_as` is told the pid of each as soon as it is there, before it has taken memory.
     Raises TrimtabError with one line when a port is taken or an instance dies or is not ready within `seconds`.
     """
     port = port or free_ports(instances * PORTS_EACH)
@@ -106,6 +126,7 @@ def fleet(
     try:
         for i in range(instances):
             started += [_start(f"s{i}", port + i * PORTS_EACH, directory / f"s{i}", store)]
+            started_as(started[-1].process.pid)
         wait_ready(started, seconds)
         yield started
     finally:
@@ -153,7 +174,7 @@ def _start(name: str, port: int, directory: Path, store: Path) -> Instance:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "FLEET_FAIL": str(directory / "fail"),
+        **{f"FLEET_{name.upper()}": str(directory / name) for name in ("fail", "delay", "features")},
     }
     # Python prefers it to TEMP, and all instances would share one pid file.
     environment.pop("TMPDIR", None)

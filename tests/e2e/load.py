@@ -70,10 +70,13 @@ class Load:
 
 
 @contextmanager
-def load(target: str, rate: float, seed: int, results: Path, timeout_seconds: float = 10) -> Iterator[Load]:
-    """Load on `target` (host:port) at `rate` requests a second, until the way out."""
+def load(
+    target: str, rate: float, seed: int, results: Path, timeout_seconds: float = 10, padding_bytes: int = 0
+) -> Iterator[Load]:
+    """Load on `target` (host:port) at `rate` requests a second, each larger by `padding_bytes`, until the way out."""
     command = [sys.executable, "-m", "tests.e2e.load", "--target", target, "--rate", str(rate), "--seed", str(seed)]
     command += ["--results", str(results), "--timeout", str(timeout_seconds)]
+    command += ["--padding", str(padding_bytes)]
     with results.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -119,12 +122,19 @@ class _Connections:
 
 
 async def generate(
-    target: str, rate: float, seed: int, results: Path, timeout_seconds: float, count: int | None = None
+    target: str,
+    rate: float,
+    seed: int,
+    results: Path,
+    timeout_seconds: float,
+    padding_bytes: int = 0,
+    count: int | None = None,
 ) -> None:
     """Send `count` requests, or until SIGTERM; then wait for what is under way."""
     connections, draw, stop = _Connections(target), random.Random(seed), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    body = json.dumps({"ids": [draw.randrange(1000, 20_000) for _ in range(64)]}).encode()
+    ids = [draw.randrange(1000, 20_000) for _ in range(64)]
+    body = json.dumps({"ids": ids, **({"padding": "x" * padding_bytes} if padding_bytes else {})}).encode()
     head = f"POST /predictions/{MODEL} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     message = f"{head}\r\n\r\n".encode() + body
     under_way: set[asyncio.Task[None]] = set()
@@ -165,14 +175,15 @@ async def generate(
 @click.option("--rate", type=click.FloatRange(0, min_open=True), required=True, help="Requests a second.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds until a request is given up.")
+@click.option("--padding", type=click.IntRange(0), default=0, show_default=True, help="Bytes by which each is larger.")
 @click.option("--count", type=int, help="Requests to send.  [default: until SIGTERM]")
 @click.option("--results", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV file to write.")
-def main(target: str, rate: float, seed: int, timeout: float, count: int | None, results: Path) -> None:
+def main(target: str, rate: float, seed: int, timeout: float, padding: int, count: int | None, results: Path) -> None:
     """Send requests to TARGET as a Poisson process."""
     with suppress(PermissionError):
         # A generator that waits for a CPU measures itself.
         os.setpriority(os.PRIO_PROCESS, 0, -10)
-    asyncio.run(generate(target, rate, seed, results, timeout, count))
+    asyncio.run(generate(target, rate, seed, results, timeout, padding, count))
 
 
 if __name__ == "__main__":

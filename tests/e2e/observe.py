@@ -22,6 +22,8 @@ class Observer:
     def __init__(self, query: QueryStub, proxy: HAProxy) -> None:
         self.instances: dict[str, pb.InstanceState] = {}
         self.incidents: dict[str, pb.Incident] = {}
+        self.heard: list[pb.Incident] = []
+        """Every word on incidents, as it came."""
         self.weights: list[tuple[float, dict[str, int]]] = []
         """Monotonic seconds and the weights in force at HAProxy, once a second."""
         self._query, self._proxy = query, proxy
@@ -34,6 +36,7 @@ class Observer:
     def follow_incidents(self) -> None:
         for incident in self._query.WatchIncidents(pb.WatchIncidentsRequest()):
             self.incidents = {**self.incidents, incident.id: incident}
+            self.heard.append(incident)
 
     def follow_weights(self) -> None:
         while not self._stop.wait(1):

@@ -7,9 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.e2e.processes import free_ports, stop_group
@@ -38,6 +38,8 @@ class Installation:
     config: Path
     state: Path
     collector: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of its services, besides this process's own."""
 
     @contextmanager
     def run(self, service: str, ready_seconds: float = 30) -> Iterator[subprocess.Popen[bytes]]:
@@ -49,7 +51,7 @@ class Installation:
         with _Notified(self.state / f"{service}.notify") as notified, log.open("wb") as out:
             process = subprocess.Popen(
                 [*self._command(), service, "--state", str(self.state)],
-                env={**os.environ, "NOTIFY_SOCKET": str(notified.path)},
+                env={**os.environ, **self.environment, "NOTIFY_SOCKET": str(notified.path)},
                 stdout=out,
                 stderr=out,
                 stdin=subprocess.DEVNULL,

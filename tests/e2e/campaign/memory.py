@@ -1,0 +1,62 @@
+"""Memory pressure: the instance's memory cgroup may hold less than the instance needs, so the kernel swaps it out and in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.campaign.cannot import Cannot
+from tests.e2e.confine import memory_cgroup
+from tests.e2e.fleet import Instance
+
+_SWAP_BYTES = 1 << 30
+_NO_LIMIT = "-1"
+
+
+@contextmanager
+def swap(directory: Path) -> Iterator[None]:
+    """A swap file in `directory`: without one, the kernel can only kill. Raises Cannot."""
+    file = directory / "swap"
+    with file.open("wb") as out:
+        os.posix_fallocate(out.fileno(), 0, _SWAP_BYTES)
+    file.chmod(0o600)
+    try:
+        _run("mkswap", str(file))
+        _run("swapon", str(file))
+        try:
+            yield
+        finally:
+            _run("swapoff", str(file))
+    finally:
+        file.unlink()
+
+
+@contextmanager
+def pressure(instance: Instance, share: float = 0.3) -> Iterator[None]:
+    """Let the instance hold `share` of the memory that it holds now. Raises Cannot."""
+    group = memory_cgroup(instance)
+    second = (group / "memory.high").exists()
+    limit, used = (
+        group / name
+        for name in (
+            ("memory.high", "memory.current") if second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+        )
+    )
+    before = limit.read_text() if second else _NO_LIMIT
+    try:
+        limit.write_text(str(int(share * int(used.read_text()))))
+        yield
+    except OSError as error:
+        raise Cannot(f"{limit}: {error.strerror}") from error
+    finally:
+        limit.write_text(before)
+
+
+def _run(*command: str) -> None:
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path})
+    if done.returncode:
+        raise Cannot(f"{command[0]}: {(done.stderr.strip() or 'no message').splitlines()[-1]}")
