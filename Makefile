@@ -10,10 +10,14 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev systemd openssl e2fsprogs
 
-.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca lint proto docs deb test-deb venv apt clean
+.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca campaign lint proto docs deb test-deb venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
+
+# How well every class of faults is told, on a real fleet (docs/campaign.md): ARGS="--runs 5 --faults quota,hog --resume FILE". Some 75 minutes.
+campaign: apt venv
+	$(SUDO) $(BIN)/python -m tests.e2e.campaign $(ARGS)
 
 test: apt venv $(BIN)/promtool $(VENV)/alertmanager
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tests.e2e.fleet import Instance
 from trimtab import Exit, TrimtabError
+
+_MEMORY_HOME = "fleet-memory-"
 
 
 @contextmanager
@@ -44,7 +47,7 @@ def memory_homes() -> Iterator[Callable[[int], None]]:
     homes: list[Path] = []
 
     def move(pid: int) -> None:
-        home = _delegating(_cgroup(pid, "memory"), "memory") / f"fleet-memory-{pid}"
+        home = _delegating(_cgroup(pid, "memory"), "memory") / f"{_MEMORY_HOME}{pid}"
         home.mkdir()
         homes.append(home)
         _move(pid, home)
@@ -53,12 +56,15 @@ def memory_homes() -> Iterator[Callable[[int], None]]:
         yield move
     finally:
         for home in homes:
-            home.rmdir()
+            _remove(home)
 
 
 def memory_cgroup(instance: Instance) -> Path:
-    """The one that `memory_homes` gave it."""
-    return _cgroup(instance.process.pid, "memory")
+    """The one that `memory_homes` gave it. Raises TrimtabError when it has none: a limit would be others' too."""
+    group = _cgroup(instance.process.pid, "memory")
+    if not group.name.startswith(_MEMORY_HOME):
+        raise TrimtabError(f"{instance.name} has no memory cgroup of its own, but is in {group}", Exit.STATE)
+    return group
 
 
 @contextmanager
@@ -110,6 +116,20 @@ def _delegating(group: Path, controller: str) -> Path:
         f"no cgroup above the instance hands on the {controller} controller: "
         f"echo +{controller} > /sys/fs/cgroup/cgroup.subtree_control"
     )
+
+
+def _remove(group: Path) -> None:
+    """A process that has just ended holds its cgroup for a moment."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            group.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 def _move(pid: int, group: Path) -> None:

@@ -71,7 +71,7 @@ CLASSES = {
         lambda ground, _: memory.swap(ground.directory),
     ),
     "disk": FaultClass(
-        "16 processes write to the disk as fast as it takes it",
+        "64 threads write to the disk, each as fast as it takes it",
         ("disk latency",),
         lambda ground, _: disk.saturated(ground.directory),
         common=True,

@@ -16,14 +16,17 @@ _FEATURES_BYTES = 16 << 20
 _FILE_BYTES = 128 << 20
 # It ends with its parent, even if that is killed.
 _WRITE = """
-import mmap, os, random, sys
-file, size, at_once = sys.argv[1], int(sys.argv[2]), 1 << 20
+import mmap, os, random, sys, threading
+file, size, writers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 20
 block = mmap.mmap(-1, at_once)
 block.write(os.urandom(at_once))
 out = os.open(file, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
 parent = os.getppid()
-while os.getppid() == parent:
-    os.pwritev(out, [block], random.randrange(size // at_once) * at_once)
+def write():
+    while os.getppid() == parent:
+        os.pwritev(out, [block], random.randrange(size // at_once) * at_once)
+for _ in range(writers):
+    threading.Thread(target=write).start()
 """
 
 
@@ -40,24 +43,22 @@ def features(instances: Sequence[Instance]) -> Iterator[None]:
 
 
 @contextmanager
-def saturated(directory: Path, writers: int = 16) -> Iterator[None]:
-    """This many processes that write to the disk of `directory` as fast as it takes it. Raises Cannot."""
+def saturated(directory: Path, writers: int = 64) -> Iterator[None]:
+    """This many threads write to the disk of `directory`, each as fast as it takes it. Raises Cannot."""
     file = directory / "saturated"
     with file.open("wb") as out:
         os.posix_fallocate(out.fileno(), 0, _FILE_BYTES)
-    processes: list[subprocess.Popen[bytes]] = []
     try:
         try:
             os.close(os.open(file, os.O_WRONLY | os.O_DIRECT))
         except OSError as error:
             raise Cannot(f"{directory} is on a file system without direct writes: {error.strerror}") from error
-        for _ in range(writers):
-            command = [sys.executable, "-c", _WRITE, str(file), str(_FILE_BYTES)]
-            processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL))
-        yield
-    finally:
-        for process in processes:
+        command = [sys.executable, "-c", _WRITE, str(file), str(_FILE_BYTES), str(writers)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
             process.kill()
-        for process in processes:
             process.wait()
+    finally:
         file.unlink()

@@ -32,7 +32,8 @@ class Share:
         n, p, z2 = self.trials, self.value, _Z95**2
         middle = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = _Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, middle - half), min(1.0, middle + half)
+        # Neither 0 nor 1 nor the share itself is left out by a rounding error.
+        return max(0.0, min(p, middle - half)), min(1.0, max(p, middle + half))
 
 
 @dataclass(frozen=True, slots=True)
