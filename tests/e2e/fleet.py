@@ -67,7 +67,7 @@ class Instance:
 
     @property
     def features(self) -> Path:
-        """While this file exists, the handler reads a page of it from the disk for each request."""
+        """While this file exists, the handler reads some pages of it from the disk for each request."""
         return self.directory / "features"
 
     @property

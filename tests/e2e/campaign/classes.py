@@ -37,6 +37,14 @@ class FaultClass:
         """How long an incident is waited for. What is common to all must last for 30 s before trimtab says so."""
         return 60.0 if self.common else 30.0
 
+    @property
+    def known_seconds(self) -> float:
+        """How long trimtab knows the healthy fleet, beyond its warm-up, before the fault.
+
+        Until it has seen twice its warm-up it learns from every window, and what all peers share soon looks usual to it.
+        """
+        return 40.0 if self.common else 0.0
+
     def subjects(self, ground: Ground, instance: Instance) -> tuple[str, ...]:
         """Whom a good diagnosis names."""
         return (NODE, f"model {MODEL}") if self.common else (ground.subject(instance),)
@@ -65,7 +73,7 @@ CLASSES = {
     "hog": _of_demo("hog", _alone),
     "quota": _of_demo("quota"),
     "memory": FaultClass(
-        "its memory cgroup may hold 30 % of what it holds",
+        "its memory cgroup may hold 6 % of what it holds",
         ("memory pressure",),
         lambda _, instance: memory.pressure(instance),
         lambda ground, _: memory.swap(ground.directory),
@@ -77,10 +85,10 @@ CLASSES = {
         common=True,
     ),
     "bandwidth": FaultClass(
-        "8 Mbit/s to its port", ("network loss", "unknown"), lambda _, instance: network.bandwidth(instance)
+        "6 Mbit/s to its port", ("network loss", "unknown"), lambda _, instance: network.bandwidth(instance)
     ),
     "loss": FaultClass(
-        "10 % of the packets of its port are lost", ("network loss",), lambda _, instance: network.loss(instance)
+        "20 % of the packets of its port are lost", ("network loss",), lambda _, instance: network.loss(instance)
     ),
     "pause": _of_demo("pause"),
     "slow": FaultClass(

@@ -32,7 +32,7 @@ for _ in range(writers):
 
 @contextmanager
 def features(instances: Sequence[Instance]) -> Iterator[None]:
-    """From now on each request reads a page from the disk: else no instance would notice what the disk does."""
+    """From now on each request reads some pages from the disk: else no instance would notice what the disk does."""
     with ExitStack() as stack:
         for instance in instances:
             stack.callback(instance.features.unlink, missing_ok=True)

@@ -80,6 +80,10 @@ class Ground:
             time.sleep(_LOOK_SECONDS)
         return True
 
+    def wait(self, seconds: float) -> None:
+        """Let time pass. Raises as `until`."""
+        self.until(lambda: False, seconds)
+
     def warm(self, observer: Observer) -> bool:
         """Whether trimtab knows what is usual of every instance, and nothing is wrong."""
         seen = [observer.instances.get(self.subject(i)) for i in self.instances]

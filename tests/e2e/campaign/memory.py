@@ -35,7 +35,7 @@ def swap(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def pressure(instance: Instance, share: float = 0.3) -> Iterator[None]:
+def pressure(instance: Instance, share: float = 0.06) -> Iterator[None]:
     """Let the instance hold `share` of the memory that it holds now. Raises Cannot."""
     group = memory_cgroup(instance)
     second = (group / "memory.high").exists()
@@ -48,9 +48,10 @@ def pressure(instance: Instance, share: float = 0.3) -> Iterator[None]:
     before = limit.read_text() if second else _NO_LIMIT
     try:
         limit.write_text(str(int(share * int(used.read_text()))))
-        yield
     except OSError as error:
         raise Cannot(f"{limit}: {error.strerror}") from error
+    try:
+        yield
     finally:
         limit.write_text(before)
 

@@ -17,7 +17,7 @@ _DROP = 2
 
 
 @contextmanager
-def bandwidth(instance: Instance, bits_per_second: int = 8_000_000) -> Iterator[None]:
+def bandwidth(instance: Instance, bits_per_second: int = 6_000_000) -> Iterator[None]:
     """Let no more than this pass to the instance, by a token bucket. Raises Cannot."""
     _tc("qdisc", "add", "dev", "lo", "root", "handle", "1:", "htb")
     try:
@@ -31,7 +31,7 @@ def bandwidth(instance: Instance, bits_per_second: int = 8_000_000) -> Iterator[
 
 
 @contextmanager
-def loss(instance: Instance, share: float = 0.1) -> Iterator[None]:
+def loss(instance: Instance, share: float = 0.2) -> Iterator[None]:
     """Lose this share of the packets from and to the instance. Raises Cannot.
 
     They are dropped where they arrive: a sender that is told of a drop does not count it as a loss.

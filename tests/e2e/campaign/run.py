@@ -36,6 +36,7 @@ def run(ground: Ground, fault: str, instance: Instance) -> Record:
             observer = prepared.enter_context(ground.watched())
             if not ground.until(lambda: ground.warm(observer), WARM_SECONDS_MAX):
                 raise Cannot(f"trimtab did not see a healthy fleet within {WARM_SECONDS_MAX:.0f} s")
+            ground.wait(chosen.known_seconds)
             began, began_unix_ns = time.monotonic(), time.time_ns()
             with chosen.apply(ground, instance):
                 ground.until(lambda: _is_explained(observer, began_unix_ns, subjects), chosen.seconds_max)
