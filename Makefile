@@ -15,7 +15,7 @@ APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iprou
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
 
-# How well every class of faults is told, on a real fleet (docs/campaign.md): ARGS="--runs 5 --faults quota,hog --resume FILE". Some 75 minutes.
+# How well every class of faults is told, on a real fleet (docs/campaign.md): ARGS="--runs 5 --faults quota,hog --resume FILE". Some 85 minutes.
 campaign: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.campaign $(ARGS)
 

@@ -121,7 +121,7 @@ def test_the_disk_is_read_for_each_request_and_saturation_ends(instances: list[I
             predict(instances[0].address, IDS)
         assert reads() - before >= 16 * 4096
     assert not instances[0].features.exists()
-    with possible(disk.saturated(tmp_path, writers=1)):
+    with possible(disk.saturated(tmp_path, readers=1)):
         assert (tmp_path / "saturated").exists()
     assert list(tmp_path.iterdir()) == []
 

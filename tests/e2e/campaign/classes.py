@@ -43,7 +43,7 @@ class FaultClass:
 
         Until it has seen twice its warm-up it learns from every window, and what all peers share soon looks usual to it.
         """
-        return 40.0 if self.common else 0.0
+        return 30.0 if self.common else 0.0
 
     def subjects(self, ground: Ground, instance: Instance) -> tuple[str, ...]:
         """Whom a good diagnosis names."""
@@ -73,13 +73,13 @@ CLASSES = {
     "hog": _of_demo("hog", _alone),
     "quota": _of_demo("quota"),
     "memory": FaultClass(
-        "its memory cgroup may hold 6 % of what it holds",
+        "its memory cgroup may hold 7 % of what it holds",
         ("memory pressure",),
         lambda _, instance: memory.pressure(instance),
         lambda ground, _: memory.swap(ground.directory),
     ),
     "disk": FaultClass(
-        "64 threads write to the disk, each as fast as it takes it",
+        "64 threads read from the disk, each as fast as it gives",
         ("disk latency",),
         lambda ground, _: disk.saturated(ground.directory),
         common=True,

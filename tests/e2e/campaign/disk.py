@@ -1,4 +1,4 @@
-"""A disk that is busy with the writes of others."""
+"""A disk that is busy with the reads of others: schedulers let reads pass writes, so writes would hardly delay them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ from tests.e2e.fleet import Instance
 _FEATURES_BYTES = 16 << 20
 _FILE_BYTES = 128 << 20
 # It ends with its parent, even if that is killed.
-_WRITE = """
+_READ = """
 import mmap, os, random, sys, threading
-file, size, writers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 20
-block = mmap.mmap(-1, at_once)
-block.write(os.urandom(at_once))
-out = os.open(file, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
+name, size, readers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 20
+file = os.open(name, os.O_RDONLY | os.O_DIRECT)
 parent = os.getppid()
-def write():
+def read():
+    block = mmap.mmap(-1, at_once)
     while os.getppid() == parent:
-        os.pwritev(out, [block], random.randrange(size // at_once) * at_once)
-for _ in range(writers):
-    threading.Thread(target=write).start()
+        os.preadv(file, [block], random.randrange(size // at_once) * at_once)
+for _ in range(readers):
+    threading.Thread(target=read).start()
 """
 
 
@@ -43,17 +42,16 @@ def features(instances: Sequence[Instance]) -> Iterator[None]:
 
 
 @contextmanager
-def saturated(directory: Path, writers: int = 64) -> Iterator[None]:
-    """This many threads write to the disk of `directory`, each as fast as it takes it. Raises Cannot."""
+def saturated(directory: Path, readers: int = 64) -> Iterator[None]:
+    """This many threads read from the disk of `directory`, each as fast as it gives. Raises Cannot."""
     file = directory / "saturated"
-    with file.open("wb") as out:
-        os.posix_fallocate(out.fileno(), 0, _FILE_BYTES)
+    file.write_bytes(os.urandom(_FILE_BYTES))
     try:
         try:
-            os.close(os.open(file, os.O_WRONLY | os.O_DIRECT))
+            os.close(os.open(file, os.O_RDONLY | os.O_DIRECT))
         except OSError as error:
-            raise Cannot(f"{directory} is on a file system without direct writes: {error.strerror}") from error
-        command = [sys.executable, "-c", _WRITE, str(file), str(_FILE_BYTES), str(writers)]
+            raise Cannot(f"{directory} is on a file system without direct reads: {error.strerror}") from error
+        command = [sys.executable, "-c", _READ, str(file), str(_FILE_BYTES), str(readers)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
         try:
             yield

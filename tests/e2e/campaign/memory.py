@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.e2e.fleet import Instance
 
 _SWAP_BYTES = 1 << 30
 _NO_LIMIT = "-1"
+_LOWER_SECONDS_MAX = 10.0
 
 
 @contextmanager
@@ -35,7 +37,7 @@ def swap(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def pressure(instance: Instance, share: float = 0.06) -> Iterator[None]:
+def pressure(instance: Instance, share: float = 0.07) -> Iterator[None]:
     """Let the instance hold `share` of the memory that it holds now. Raises Cannot."""
     group = memory_cgroup(instance)
     second = (group / "memory.high").exists()
@@ -47,13 +49,24 @@ def pressure(instance: Instance, share: float = 0.06) -> Iterator[None]:
     )
     before = limit.read_text() if second else _NO_LIMIT
     try:
-        limit.write_text(str(int(share * int(used.read_text()))))
-    except OSError as error:
-        raise Cannot(f"{limit}: {error.strerror}") from error
-    try:
+        _lower(limit, int(share * int(used.read_text())))
         yield
     finally:
         limit.write_text(before)
+
+
+def _lower(limit: Path, size: int) -> None:
+    """Memory that is in use goes to the disk bit by bit: the kernel gives up on a limit before all of it is there."""
+    deadline = time.monotonic() + _LOWER_SECONDS_MAX
+    while True:
+        try:
+            limit.write_text(str(size))
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise Cannot(f"{limit}: {error.strerror}") from error
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _run(*command: str) -> None:

@@ -35,7 +35,8 @@ def run(ground: Ground, fault: str, instance: Instance) -> Record:
             prepared.enter_context(chosen.prepare(ground, instance))
             observer = prepared.enter_context(ground.watched())
             if not ground.until(lambda: ground.warm(observer), WARM_SECONDS_MAX):
-                raise Cannot(f"trimtab did not see a healthy fleet within {WARM_SECONDS_MAX:.0f} s")
+                alarms = ", ".join(i.subject for i in observer.incidents.values()) or "no incident"
+                raise Cannot(f"trimtab did not see a healthy fleet within {WARM_SECONDS_MAX:.0f} s: {alarms}")
             ground.wait(chosen.known_seconds)
             began, began_unix_ns = time.monotonic(), time.time_ns()
             with chosen.apply(ground, instance):
