@@ -115,7 +115,8 @@ def _tell(console: Console, records: Sequence[record.Record], names: Sequence[st
     if markdown:
         click.echo(report.markdown(records, names))
     else:
-        console.print(report.table(records, names))
+        # Where nobody looks on, no column need be broken.
+        (console if console.is_terminal else Console(width=150)).print(report.table(records, names))
     for line in report.told(records, names):
         click.echo(f"- {line}")
     for line in report.cannot(records):

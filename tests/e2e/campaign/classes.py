@@ -73,13 +73,13 @@ CLASSES = {
     "hog": _of_demo("hog", _alone),
     "quota": _of_demo("quota"),
     "memory": FaultClass(
-        "its memory cgroup may hold 7 % of what it holds",
-        ("memory pressure",),
+        "its memory cgroup may hold 8 % of what it holds",
+        ("memory pressure", "out of memory"),
         lambda _, instance: memory.pressure(instance),
         lambda ground, _: memory.swap(ground.directory),
     ),
     "disk": FaultClass(
-        "64 threads read from the disk, each as fast as it gives",
+        "eight threads read from the disk, each as fast as it gives",
         ("disk latency",),
         lambda ground, _: disk.saturated(ground.directory),
         common=True,

@@ -17,7 +17,7 @@ _FILE_BYTES = 128 << 20
 # It ends with its parent, even if that is killed.
 _READ = """
 import mmap, os, random, sys, threading
-name, size, readers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 20
+name, size, readers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 16
 file = os.open(name, os.O_RDONLY | os.O_DIRECT)
 parent = os.getppid()
 def read():
@@ -42,7 +42,7 @@ def features(instances: Sequence[Instance]) -> Iterator[None]:
 
 
 @contextmanager
-def saturated(directory: Path, readers: int = 64) -> Iterator[None]:
+def saturated(directory: Path, readers: int = 8) -> Iterator[None]:
     """This many threads read from the disk of `directory`, each as fast as it gives. Raises Cannot."""
     file = directory / "saturated"
     file.write_bytes(os.urandom(_FILE_BYTES))

@@ -14,7 +14,6 @@ from tests.e2e.confine import memory_cgroup
 from tests.e2e.fleet import Instance
 
 _SWAP_BYTES = 1 << 30
-_NO_LIMIT = "-1"
 _LOWER_SECONDS_MAX = 10.0
 
 
@@ -37,17 +36,16 @@ def swap(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def pressure(instance: Instance, share: float = 0.07) -> Iterator[None]:
-    """Let the instance hold `share` of the memory that it holds now. Raises Cannot."""
+def pressure(instance: Instance, share: float = 0.08) -> Iterator[None]:
+    """Let the instance hold `share` of the memory that it holds now. Raises Cannot.
+
+    Of cgroup v1 this is a hard limit: the kernel may kill a worker that it cannot swap out fast enough.
+    """
     group = memory_cgroup(instance)
     second = (group / "memory.high").exists()
-    limit, used = (
-        group / name
-        for name in (
-            ("memory.high", "memory.current") if second else ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        )
-    )
-    before = limit.read_text() if second else _NO_LIMIT
+    limit = group / ("memory.high" if second else "memory.limit_in_bytes")
+    used = group / ("memory.current" if second else "memory.usage_in_bytes")
+    before = limit.read_text()
     try:
         _lower(limit, int(share * int(used.read_text())))
         yield
