@@ -29,6 +29,7 @@ class _Lazy(click.Group):
         "query": "trimtab.collector.query_cli:query",
         "latency": "trimtab.collector.latency_cli:latency",
         "talkers": "trimtab.collector.talkers_cli:talkers",
+        "lookback": "trimtab.detector.lookback_cli:lookback",
         "weights": "trimtab.actuator.cli:weights",
         "backup": "trimtab.collector.backup_cli:backup",
         "doctor": "trimtab.doctor:doctor",

@@ -1,0 +1,146 @@
+"""`trimtab lookback`: what was strange in a recorded table, in hindsight."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from trimtab import Exit, TrimtabError
+from trimtab.collector.node_tables import printable
+
+ROWS_MAX = 1_000_000
+_CAUSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """A table that was read: its numbers, and what its rows are called."""
+
+    features: tuple[str, ...]
+    values: NDArray[np.float64]
+    """float64 [rows, features]; NaN where nothing was written."""
+    rows: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A run of strange rows."""
+
+    since: str
+    until: str
+    rows: int
+    strangeness: float
+    """The highest score above what was usual; 1 is where the strangest hundredth of the training begins."""
+    features: list[str]
+    """Those that moved most, in robust standard deviations of the training."""
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--training",
+    type=click.FloatRange(0.05, 0.95),
+    default=0.5,
+    show_default=True,
+    help="Share of the rows, from the first on, that show what is normal.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def lookback(file: Path, training: float, as_json: bool) -> None:
+    """Judge a recorded table in hindsight: FILE is CSV or Parquet, a row a moment, a column a signal.
+
+    What `trimtab query --csv` or `--parquet` wrote will do. It needs no collector and no labels.
+    """
+    recording = read(file)
+    found = judge(recording, training)
+    if as_json:
+        click.echo(json.dumps([asdict(episode) for episode in found]))
+        return
+    Console().print(_table(found) if found else "nothing was strange")
+
+
+def read(file: Path) -> Recording:
+    """The columns of numbers. Raises TrimtabError for what is no table."""
+    import pyarrow as pa  # noqa: PLC0415 - `--help` needs neither
+    from pyarrow import compute, csv, parquet  # noqa: PLC0415
+
+    try:
+        table = parquet.read_table(file) if file.suffix == ".parquet" else csv.read_csv(file)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+        raise TrimtabError(f"{file}: {reason}; give a CSV or Parquet file with a header", Exit.USAGE) from error
+    if not 1 <= len(table) <= ROWS_MAX:
+        raise TrimtabError(f"{file}: {len(table)} rows; 1 to {ROWS_MAX:,} can be judged at once", Exit.USAGE)
+    numbers = [f.name for f in table.schema if pa.types.is_integer(f.type) or pa.types.is_floating(f.type)]
+    others = [f.name for f in table.schema if f.name not in numbers]
+    if not numbers:
+        raise TrimtabError(f"{file}: no column of numbers; give one for each signal", Exit.USAGE)
+    columns = [compute.cast(table[name], pa.float64()).to_numpy(zero_copy_only=False) for name in numbers]
+    named = [str(value) for value in table[others[0]].to_pylist()] if others else [str(k) for k in range(len(table))]
+    return Recording(tuple(numbers), np.stack(columns, axis=1).astype(np.float64), named)
+
+
+def judge(recording: Recording, training: float) -> list[Episode]:
+    """The episodes after the training, oldest first. Raises TrimtabError when that is too short."""
+    from trimtab.detector.episodes import episodes, usual  # noqa: PLC0415
+    from trimtab.detector.lookback import TRAIN_MIN, Lookback  # noqa: PLC0415
+    from trimtab.detector.windows import WIDTH  # noqa: PLC0415
+
+    values = np.where(np.isfinite(recording.values), recording.values, np.nan)
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    split = int(training * len(values))
+    if split < TRAIN_MIN or len(values) - split < WIDTH or not values.shape[1]:
+        message = f"--training {training:g}: {split} rows of {len(values)} are for training"
+        raise TrimtabError(f"{message}; it needs {TRAIN_MIN}, and {WIDTH} after it", Exit.USAGE)
+    train, test = values[:split], values[split:]
+    judged = Lookback(train).judge(test)
+    above = judged.test - usual(judged.train, judged.test, judged.season_rows)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], episodes(above).astype(np.int8), [0]])))
+    runs = edges.reshape(-1, 2).tolist()
+    known = [
+        name for name, known in zip(recording.features, ~np.isnan(recording.values).all(axis=0), strict=True) if known
+    ]
+    return [
+        Episode(
+            since=recording.rows[split + first],
+            until=recording.rows[split + end - 1],
+            rows=end - first,
+            strangeness=round(float(np.nanmax(above[first:end])), 2),
+            features=_moved(known, train, test[first:end]),
+        )
+        for first, end in runs
+    ]
+
+
+def _moved(names: list[str], train: NDArray[np.float64], now: NDArray[np.float64]) -> list[str]:
+    middle = np.nanmedian(train, axis=0)
+    spread = np.maximum(np.nanstd(train, axis=0), 1e-9 * (1 + np.abs(middle)))
+    known = ~np.isnan(now).all(axis=0)
+    z = np.zeros(len(names))
+    z[known] = (np.nanmean(now[:, known], axis=0) - middle[known]) / spread[known]
+    return [f"{names[k]} {z[k]:+.1f}σ" for k in np.argsort(-np.abs(z))[:_CAUSES].tolist()]
+
+
+def _table(found: list[Episode]) -> Table:
+    table = Table(header_style="bold", box=None)
+    for name, justify in (("since", "left"), ("until", "left"), ("rows", "right"), ("strangeness", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("what moved most", overflow="fold")
+    cells: list[Any]
+    for episode in found:
+        cells = [
+            episode.since,
+            episode.until,
+            f"{episode.rows:,}",
+            f"{episode.strangeness:.2f}",
+            ", ".join(episode.features),
+        ]
+        table.add_row(*(printable(cell) for cell in cells))
+    return table
