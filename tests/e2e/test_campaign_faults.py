@@ -75,7 +75,7 @@ def test_loss_is_its_alone_and_undone(instances: list[Instance], root: None) -> 
     before = queueing()
     with possible(network.loss(instances[1], 1.0)):
         predict(instances[0].address, IDS)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(OSError, match="timed out"):
             predict(instances[1].address, IDS, 0.5)
     assert queueing() == before
     predict(instances[1].address, IDS)
@@ -161,6 +161,6 @@ def test_a_gpu_has_its_fault_alone_and_is_well_again(instances: list[Instance], 
     assert hot[1]["sm_clock_hertz"] < well[1]["sm_clock_hertz"]
     assert broken[1]["ecc_uncorrected_total"] == 3
     assert [state[0]["throttle_thermal"] for state in (well, hot, broken, halted, again)] == [0] * 5
-    assert again[1] == well[1]
+    assert again[1].items() >= well[1].items()
     faults = [stub.of(r, "n/gpu/GPU-0001") for r in stub.read(library, states, "gpu_faults")]
     assert [f.get("fault_xid", 0) for f in faults] == [0, 0, 0, gpus.HALTED, 0]

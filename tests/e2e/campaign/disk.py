@@ -17,7 +17,7 @@ _FILE_BYTES = 128 << 20
 # It ends with its parent, even if that is killed.
 _READ = """
 import mmap, os, random, sys, threading
-name, size, readers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 16
+name, size, readers, at_once = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), 1 << 20
 file = os.open(name, os.O_RDONLY | os.O_DIRECT)
 parent = os.getppid()
 def read():
