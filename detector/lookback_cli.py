@@ -104,9 +104,8 @@ def judge(recording: Recording, training: float) -> list[Episode]:
     above = judged.test - usual(judged.train, judged.test, judged.season_rows)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], episodes(above).astype(np.int8), [0]])))
     runs = edges.reshape(-1, 2).tolist()
-    known = [
-        name for name, known in zip(recording.features, ~np.isnan(recording.values).all(axis=0), strict=True) if known
-    ]
+    there = np.flatnonzero(~np.isnan(recording.values).all(axis=0)).tolist()
+    known = [recording.features[k] for k in there]
     return [
         Episode(
             since=recording.rows[split + first],
