@@ -46,6 +46,13 @@ class Open:
     """For how long nothing could be seen of it, with its cause clear."""
     gone_seconds: float = 0.0
     """For how long its subject has been missing."""
+    onset_unix_ns: int = 0
+    """Since when it is so this time: what was opened again is explained by what happened then, not by what happened at first."""
+    explained: bool = True
+    """False while an incident that was opened again has only the causes of the time before."""
+
+    def __post_init__(self) -> None:
+        self.onset_unix_ns = self.onset_unix_ns or self.incident.since_unix_ns
 
 
 class Incidents:
@@ -100,7 +107,9 @@ class Incidents:
                 causes=first,
             )
         incident.status = pb.Incident.STATUS_OPEN
-        entry = self.open[finding.subject] = Open(incident)
+        again = incident is last
+        entry = Open(incident, onset_unix_ns=finding.since_unix_ns if again else 0, explained=not again)
+        self.open[finding.subject] = entry
         self._save(incident)
         return entry
 
@@ -109,12 +118,15 @@ class Incidents:
 
         The `last` explanation takes the place of the same one from before: its evidence shows the course to its end.
         """
-        incident = self.open[subject].incident
+        entry = self.open[subject]
+        incident = entry.incident
         worse = math.isfinite(score) and score >= incident.score + _MEANINGFUL
         if worse:
             incident.score, incident.symptom = score, symptom or incident.symptom
         kept = incident.causes[0] if incident.causes else None
-        better = bool(causes) and (_better(causes[0], kept) or (last and _same(causes[0], kept)))
+        other = bool(causes) and not entry.explained and causes[0].mechanism != "unknown"
+        better = other or (bool(causes) and (_better(causes[0], kept) or (last and _same(causes[0], kept))))
+        entry.explained |= other
         if better:
             del incident.causes[:]
             incident.causes.extend(causes)

@@ -196,7 +196,7 @@ class Watch:
                 continue
             self._explained[subject] = first, now_unix_ns
             peers = self._well(subject, verdicts)
-            causes = self._explainer.explain(self._history, subject, entry.incident.since_unix_ns, peers)
+            causes = self._explainer.explain(self._history, subject, entry.onset_unix_ns, peers)
             scores = verdicts.score[rows]
             worst = float(np.nanmax(scores)) if np.isfinite(scores).any() else np.nan
             last_time = now_unix_ns - first > (_GATHER_SECONDS - _EXPLAIN_SECONDS) * 1e9

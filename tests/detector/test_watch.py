@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tests.detector.faults import VICTIM, failing, hanging, signals, slow, together
+from tests.detector.faults import FAULTS, VICTIM, failing, hanging, signals, slow, together
 from tests.detector.fleet import Fleet, Noise, Scene, Stage
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import pack_values
@@ -144,6 +144,22 @@ def test_it_is_one_incident_through_restarts_and_relapses() -> None:
     stage.fleet.strike(slow(4, VICTIM))
     stage.run(15)
     assert [(i.id, i.status, i.reopened) for i in stage.incidents] == [("i-1", pb.Incident.STATUS_OPEN, 1)]
+
+
+def test_a_relapse_by_another_fault_is_explained_by_that() -> None:
+    stage = Stage(Fleet(), Ranking())
+    stage.run(60)
+    stage.fleet.strike(FAULTS["cgroup CPU quota"])
+    stage.run(30)
+    stage.fleet.strike(None)
+    stage.run(120)
+    assert [(i.status, i.causes[0].mechanism) for i in stage.incidents] == [
+        (pb.Incident.STATUS_RESOLVED, "cgroup CPU quota")
+    ]
+    stage.fleet.strike(FAULTS["network loss"])
+    stage.run(30)
+    (again,) = stage.incidents
+    assert (again.status, again.reopened, again.causes[0].mechanism) == (pb.Incident.STATUS_OPEN, 1, "network loss")
 
 
 def test_a_slow_fault_is_not_learnt() -> None:
