@@ -9,6 +9,7 @@ import numpy as np
 
 from trimtab.detector import robust
 from trimtab.detector.history import Courses, History
+from trimtab.rootcause.shift import shifts
 
 BEFORE_SECONDS = 90.0
 # The onset is known to about this; what lies closer to it belongs to neither side.
@@ -61,6 +62,17 @@ class Movements:
         columns = (self._before, self._after, self._before_mean, self._after_mean, self._spread)
         figures = [math.nan] * 5 if row is None else [float(column[row]) for column in columns]
         return Movement(self.subject, signal, self.courses.units.get(signal, ""), *figures)
+
+
+def steps_of(movements: Movements) -> dict[str, float]:
+    """How far each signal stepped at the onset, in units of its largest step before; 0 where that is not known (`shift.py`)."""
+    courses = movements.courses
+    onset = int(np.searchsorted(courses.times_ns, movements.since_unix_ns))
+    if onset >= len(courses.times_ns):
+        return dict.fromkeys(courses.names, 0.0)
+    quiet = courses.times_ns < movements.since_unix_ns - _BLUR_SECONDS * 1e9
+    found = shifts(courses.values.T.astype(np.float64), quiet, onset)
+    return dict(zip(courses.names, np.nan_to_num(found).tolist(), strict=True))
 
 
 def measure(history: History, subject: str, since_unix_ns: int) -> Movements | None:

@@ -11,7 +11,7 @@ from trimtab.agent.wire import telemetry_pb2 as telemetry
 from trimtab.detector.history import GPU, INSTANCE, NODE, History
 from trimtab.detector.quantity import quantity
 from trimtab.rootcause.evidence import evidence, levels, of_event
-from trimtab.rootcause.movement import Movement, Movements, measure
+from trimtab.rootcause.movement import Movement, Movements, measure, steps_of
 from trimtab.rootcause.signatures import (
     CPU_USED,
     ERROR_RATIO,
@@ -243,11 +243,12 @@ def _regression(cases: Sequence[Case], subject: str) -> pb.Cause | None:
 
 
 def _unknown(case: Case) -> pb.Cause:
-    """No mechanism fits: the signals that moved most, as far as the peers did not."""
+    """No mechanism fits: the signals that stepped farthest beyond what they do by themselves, as far as the peers' did not."""
     movers: list[tuple[float, Sign, tuple[Movements, Movement]]] = []
     for kind in (INSTANCE, GPU, NODE):
         for subject in case.subjects(kind, case.instance):
             movements = case.movements(subject)
+            steps = steps_of(movements) if movements else {}
             for signal in movements.signals if movements else ():
                 if movements is None or signal in SYMPTOMS:
                     continue
@@ -256,7 +257,7 @@ def _unknown(case: Case) -> pb.Cause:
                 floor = 0.1 * max(abs(before), abs(after))
                 sign = Sign(kind, signal, 1 if after >= before else -1, floor)
                 if floor > 0 and sign.moved(movement) and case.moved(sign):
-                    movers.append((sign.change(movement) / sign.scale(movement), sign, (movements, movement)))
+                    movers.append((steps[signal], sign, (movements, movement)))
     movers.sort(key=lambda m: -m[0])
     return pb.Cause(
         subject=case.instance,

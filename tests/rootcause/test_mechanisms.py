@@ -105,6 +105,26 @@ def test_what_moved_on_healthy_peers_alike_explains_nothing() -> None:
     assert [c.mechanism for c in stage.incidents[0].causes] == ["unknown"]
 
 
+def test_the_unknown_is_told_with_what_stepped_beyond_its_own_steps() -> None:
+    def fault(scene: Scene, elapsed: float) -> None:
+        FAULTS["unknown"](scene, elapsed)
+        if VICTIM in scene.signals:
+            # No mechanism is about either. The memory moves farther, but it does so all the time.
+            scene.signals[VICTIM] |= {"threads": 90.0, "memory_resident_bytes": 4e9}
+
+    def wandering(scene: Scene, elapsed: float) -> None:
+        if VICTIM in scene.signals and int(elapsed) % 24 < 12:
+            scene.signals[VICTIM]["memory_resident_bytes"] = 3e9
+
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.fleet.strike(wandering)
+    stage.run(60)
+    stage.fleet.strike(fault)
+    stage.run(20)
+    (cause,) = stage.incidents[0].causes
+    assert (cause.mechanism, cause.evidence[0].signal) == ("unknown", "threads")
+
+
 def test_a_missing_signal_is_no_movement() -> None:
     def blind(scene: Scene, elapsed: float) -> None:
         FAULTS["unknown"](scene, elapsed)
