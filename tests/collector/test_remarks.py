@@ -235,6 +235,17 @@ def test_what_was_told_before_its_silence_is_told_to_be_over() -> None:
     assert hook.take(RESOLVED, opened) == [RESOLVED]
 
 
+def test_of_several_silences_the_one_that_lasts_longest_counts() -> None:
+    hook = Hook()
+    for target, seconds in (("n1", 20), ("i-1", 60), ("n1/8080", 40)):
+        hook.silence(target, seconds)
+    assert hook.standing.on(incident(1)).silence.target == "i-1"
+    hook.standing.unsilence("i-1")
+    assert hook.standing.on(incident(1)).silence.target == "n1/8080"
+    hook.clock.advance(41)
+    assert not hook.standing.on(incident(1)).HasField("silence")
+
+
 def test_other_incidents_are_told_as_ever() -> None:
     hook = Hook()
     hook.silence("n2", 60)
