@@ -36,16 +36,15 @@ def rows(reply: pb.IncidentReportReply) -> list[tuple[str, RenderableType]]:
     if not reply.HasField("impact"):
         return [("users hit", Text("unknown: nothing is stored of its requests", style="dim"))]
     told = reply.impact
+    latency = ("latency", Text("; ".join(_latency(label, told, name) for label, name in _QUANTILES)))
+    if math.isnan(told.requests):
+        return [("users hit", Text("unknown: nothing is known of its requests since the onset", style="dim")), latency]
     known = [value for value in (told.slow, told.errors) if not math.isnan(value)]
     # An error may have been slow, too.
     hit = f"{_count(max(known))}–{_count(sum(known))}" if len(known) == 2 and min(known) >= 1 else ""
     hit = hit or (_count(sum(known)) if known else "unknown")
     parts = f"{_count(told.slow)} slower than usual, {_count(told.errors)} more errors than usual"
-    latencies = [_latency(label, told, name) for label, name in _QUANTILES]
-    return [
-        ("users hit", Text(f"{hit} of {_count(told.requests)} requests: {parts}")),
-        ("latency", Text("; ".join(latencies))),
-    ]
+    return [("users hit", Text(f"{hit} of {_count(told.requests)} requests: {parts}")), latency]
 
 
 def actions(reply: pb.IncidentReportReply) -> list[RenderableType]:

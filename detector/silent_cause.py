@@ -33,9 +33,8 @@ def kind(incident: pb.Incident) -> str:
 
 def of_node(node: str, last_unix_ns: int, others: int) -> pb.Cause:
     """`others`: how many nodes go on."""
-    summary = (
-        f"the agent of {node} sends nothing any more, while {others} other{'s' * (others != 1)} of the fleet go on"
-    )
+    who = "one other node goes on" if others == 1 else f"{others} other nodes go on"
+    summary = f"the agent of {node} sends nothing any more, while {who}"
     return _cause(node, NODE_SILENT, summary, _REMEDY, last_unix_ns)
 
 

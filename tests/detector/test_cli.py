@@ -17,7 +17,7 @@ from tests.detector.fleet import START_NS
 from trimtab import Exit, TrimtabError
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire import query_pb2_grpc as rpc
-from trimtab.detector import show
+from trimtab.detector import impact, show
 from trimtab.detector.cli import incidents
 from trimtab.detector.quantity import quantity
 from trimtab.settings import Settings
@@ -167,6 +167,27 @@ def test_an_incident_without_a_cause_is_shown(address: str) -> None:
     for part in ("no cause was found yet", "nothing is stored of its requests", "no weight was changed"):
         assert part in result.output
     assert "\x1b[2J" not in result.output
+
+
+def test_what_is_not_known_of_users_is_said() -> None:
+    unknown = pb.Impact(requests=NAN, slow=NAN, errors=NAN, p50_before_seconds=0.01, p50_after_seconds=NAN)
+    for told, said in (
+        (unknown, "unknown: nothing is known of its requests since the onset"),
+        (
+            pb.Impact(requests=10, slow=NAN, errors=NAN),
+            "unknown of 10 requests: ? slower than usual, ? more errors than usual",
+        ),
+        (
+            pb.Impact(requests=1000, slow=300, errors=20),
+            "300–320 of 1,000 requests: 300 slower than usual, 20 more errors than usual",
+        ),
+        (
+            pb.Impact(requests=1000, slow=0, errors=20),
+            "20 of 1,000 requests: 0 slower than usual, 20 more errors than usual",
+        ),
+    ):
+        name, value = impact.rows(pb.IncidentReportReply(impact=told))[0]
+        assert (name, str(value)) == ("users hit", said)
 
 
 def test_an_unknown_incident_is_a_no(address: str) -> None:

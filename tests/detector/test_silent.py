@@ -58,7 +58,7 @@ def test_a_silent_node_is_one_incident_until_it_speaks() -> None:
     (incident,) = stage.incidents
     assert (incident.node, incident.since_unix_ns) == ("n1", last)
     assert (incident.opened_unix_ns - last) / SECOND == pytest.approx(PATIENCE_SECONDS + 1, abs=1)
-    assert "2 others of the fleet go on" in incident.causes[0].summary
+    assert "2 other nodes go on" in incident.causes[0].summary
     assert incident.causes[0].evidence[0].changed_unix_ns == last
     run(stage, 1)
     assert told(stage) == [("n1", RESOLVED, "node silent")]
