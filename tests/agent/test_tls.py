@@ -20,8 +20,10 @@ from trimtab.agent.publish import Publisher
 from trimtab.agent.settings import Tls
 from trimtab.agent.spool import Spool
 from trimtab.agent.wire import channel
+from trimtab.agent.wire import query_pb2 as query
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.certificates import CertificateFiles
+from trimtab.agent.wire.query_pb2_grpc import QueryStub
 from trimtab.agent.wire.telemetry_pb2_grpc import TelemetryStub
 from trimtab.collector.server import Collector
 from trimtab.collector.settings import CollectorSettings
@@ -167,15 +169,24 @@ def publish_one(link: grpc.Channel) -> pb.CollectorMessage:
     return Sending(TelemetryStub(link), hello()).next()
 
 
+def remark(link: grpc.Channel) -> query.RemarkReply:
+    request = query.RemarkRequest(who="eve", silence=query.SilenceRequest(target="n1", seconds=60))
+    reply: query.RemarkReply = QueryStub(link).Remark(request, timeout=10)
+    return reply
+
+
 def test_without_a_certificate_nobody_is_let_in(collector: Collector, server_tls: Tls) -> None:
     target = f"{ADDRESS}:{collector.port}"
     only_ca = grpc.ssl_channel_credentials(Path(server_tls.ca).read_bytes())
-    for link in (grpc.secure_channel(target, only_ca), grpc.insecure_channel(target)):
-        with link, pytest.raises(grpc.RpcError) as caught:
-            publish_one(link)
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+    for call in (publish_one, remark):
+        for link in (grpc.secure_channel(target, only_ca), grpc.insecure_channel(target)):
+            with link, pytest.raises(grpc.RpcError) as caught:
+                call(link)
+            assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
     with channel.channel(target, server_tls, "test") as link:
         assert publish_one(link).HasField("welcome")
+    with channel.channel(target, server_tls, "test") as link:
+        assert remark(link).silence.target == "n1"
 
 
 def test_certificates_and_authority_are_replaced_while_windows_flow(

@@ -216,6 +216,24 @@ def arrive(connection: Connection, stream: int, swept: int, seqs: int) -> None:
     )
 
 
+def test_what_was_said_of_incidents_goes_with_them(store: Store) -> None:
+    connection, moment = store.cursor(), "make_timestamp(?)"
+    for id_, resolved in (("i-1", START_US), ("i-2", None)):
+        connection.execute(
+            "INSERT INTO incident_records SELECT ?, 'open', 'n1', 'n1', '', make_timestamp(0), make_timestamp(0),"
+            f" {moment}, '', 0, 0, ''::BLOB",
+            [id_, resolved],
+        )
+        connection.execute(f"INSERT INTO acknowledgements SELECT ?, {moment}, 'eve', ''", [id_, START_US])
+    for target, until in (("n1", START_US), ("n2", LATER_US)):
+        connection.execute(f"INSERT INTO silences SELECT ?, {moment}, {moment}, 'eve', ''", [target, START_US, until])
+    retention = Retention(settings(keep_hours_days=2 / 24), store, store.cursor(), Vitals())
+    while retention.turn(LATER_US, NEVER):
+        pass
+    assert connection.execute("SELECT incident FROM acknowledgements").fetchall() == [("i-2",)]
+    assert connection.execute("SELECT target FROM silences").fetchall() == [("n2",)]
+
+
 def test_age_takes_windows_and_leaves_rollups_and_streams(store: Store) -> None:
     connection, rolled = store.cursor(), store.rolled
     put_plain(connection, 3, START_US, 3600)
