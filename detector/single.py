@@ -52,7 +52,7 @@ def news(scores: Series) -> Series:
 
 
 def hindsight(series: Series, season_rows: int) -> Series:
-    """float64 [time]: how far each value is outside of the whole course, by its middle half and its middle nine tenths, with and without season."""
+    """float64 [time]: how far each value is outside of the course, by its middle half and middle nine tenths, with and without season."""
     rest = series
     if len(series) >= _SEASONS_MIN * season_rows:
         phases = profile(series[:, None], season_rows)
