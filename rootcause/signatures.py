@@ -228,7 +228,7 @@ SIGNATURES = (
     ),
     Signature(
         "network loss",
-        0.88,
+        0.78,
         leads=(
             _instance("tcp_retransmits_per_second", 1, 0.5, 3.0, True),
             _node("network_drops_per_second", 1, 5.0, 3.0, True),

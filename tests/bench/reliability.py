@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -97,6 +98,7 @@ def bins(told: Sequence[Told]) -> list[dict[str, float]]:
 @click.option("--workers", default=2, show_default=True)
 def main(seeds: int, campaign: Path | None, workers: int) -> None:
     """How reliable the confidences are."""
+    logging.disable(logging.WARNING)
     cases = [(mechanism, seed) for mechanism in FAULTS for seed in range(seeds)]
     with ProcessPoolExecutor(workers) as pool:
         told = [t for found in pool.map(one, *zip(*cases, strict=True)) for t in found]
