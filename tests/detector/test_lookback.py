@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.detector.episodes import episodes, usual
+from trimtab.detector.forest import Forest
 from trimtab.detector.lookback import TRAIN_MIN, Lookback
+from trimtab.detector.patterns import Patterns
 from trimtab.detector.season import profile, season_rows, without
+from trimtab.detector.subspace import Subspace
 from trimtab.detector.windows import WIDTH, spread, windows
 
 SEASON, SEASONS = 96, 12
@@ -141,3 +144,31 @@ def test_what_is_usual_looks_back_only(before: np.ndarray, scores: np.ndarray, s
     later = scores.copy()
     later[len(scores) // 2 :] += 100
     np.testing.assert_array_equal(told[: len(scores) // 2 + 1], usual(before, later, season)[: len(scores) // 2 + 1])
+
+
+MEMBERS = [lambda train: Patterns(train, 20), Subspace, Forest]
+
+
+@pytest.mark.parametrize("make", MEMBERS, ids=["patterns", "subspace", "forest"])
+def test_every_member_keeps_the_contract(make) -> None:  # type: ignore[no-untyped-def]
+    points = windows(machine(900))
+    train, near, far = points[:700], points[700:], points[700:] + 5
+    member = make(train)
+    scores = member.score(near)
+    assert scores.shape == (len(near),)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(scores, member.score(near), "scoring changes nothing")
+    order = np.random.default_rng(0).permutation(len(near))
+    np.testing.assert_allclose(member.score(near[order]), scores[order], rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(make(train).score(near), scores, "the same training gives the same")
+    assert np.median(member.score(far)) > np.quantile(scores, 0.75)
+    member.learn(far)
+    assert np.median(member.score(near)) <= np.median(scores) + 1e-6, "learning more makes nothing stranger"
+
+
+def test_a_pattern_that_was_learnt_is_known() -> None:
+    points = windows(machine(900))
+    member = Patterns(points[:700], 20)
+    before = np.median(member.score(points[700:] + 5))
+    member.learn(points[700:] + 5)
+    assert np.median(member.score(points[700:] + 5)) < before / 2
