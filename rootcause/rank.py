@@ -79,15 +79,15 @@ class Case:
         found = [m.of(sign.signal) for m in map(self.movements, others) if m is not None]
         return [movement for movement in found if math.isfinite(movement.after)]
 
-    def moved(self, sign: Sign) -> tuple[Movements, Movement] | None:
-        """The movement that this sign asks for, unless most healthy peers moved alike."""
+    def moved(self, sign: Sign, common: bool = False) -> tuple[Movements, Movement] | None:
+        """The movement that this sign asks for, unless most healthy peers moved alike; with `common`, only if they did."""
         for subject in self.subjects(sign.kind, self.instance):
             movements = self.movements(subject)
             if movements is None or not sign.moved(movement := movements.of(sign.signal)):
                 continue
             changes = [sign.change(peer) for peer in self.peers_of(sign)]
             alike = [change >= _ALIKE * sign.change(movement) for change in changes]
-            if not alike or sum(alike) < len(alike) / 2:
+            if (bool(alike) and sum(alike) >= len(alike) / 2) == common:
                 return movements, movement
         return None
 
@@ -143,7 +143,11 @@ def _fit(case: Case, signature: Signature) -> pb.Cause | None:
     """The signature's cause, if it fits."""
     happened = [of_event(e) for e in _events(case, signature)]
     needs = [(sign, case.moved(sign)) for sign in signature.needs]
-    leads = [(sign, case.moved(sign)) for sign in signature.leads]
+    if any(case.moved(sign, common=True) for sign in signature.unless):
+        return None
+    leads = [
+        (sign, case.moved(sign) or (case.moved(sign, True) if signature.common else None)) for sign in signature.leads
+    ]
     leads = [(sign, found) for sign, found in leads if found is not None]
     if not happened and (not leads or any(found is None for _, found in needs)):
         return None

@@ -63,6 +63,10 @@ class Signature:
     supports: tuple[Sign, ...] = ()
     events: tuple[str, ...] = ()
     """Each proves it alone."""
+    unless: tuple[Sign, ...] = ()
+    """It is not this when one of these moved on most peers as well."""
+    common: bool = False
+    """What leads may have moved on the peers as well: it comes from outside, and hits all."""
 
 
 def _instance(signal: str, direction: int, minimum: float, factor: float = 1.0, sparse: bool = False) -> Sign:
@@ -250,6 +254,7 @@ SIGNATURES = (
         "fail-fast errors",
         0.91,
         leads=(ERROR_RATIO,),
+        unless=(REQUESTS,),
         supports=(_instance("errors_per_second", 1, 0.5, 3.0, True),),
         summary="{subject} answers {after} of its requests with errors, at once, though its workers live",
         remedy="Read its log for the exception; a missing dependency, a broken model file or a full GPU memory are usual.",
@@ -272,6 +277,7 @@ SIGNATURES = (
         "traffic surge",
         0.84,
         leads=(REQUESTS,),
+        common=True,
         supports=(_instance("queue_depth", 1, 1.0, 2.0), _instance("requests_in_flight", 1, 1.0, 2.0)),
         summary="{subject} gets more requests than it can serve: {before} → {after}",
         remedy="Add instances, or shed load.",

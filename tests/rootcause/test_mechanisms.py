@@ -105,6 +105,32 @@ def test_what_moved_on_healthy_peers_alike_explains_nothing() -> None:
     assert [c.mechanism for c in stage.incidents[0].causes] == ["unknown"]
 
 
+def surging(errors: float, everywhere: bool) -> str:
+    """What is told when the victim fails, and gets eight times the requests: alone, or as all do."""
+
+    def fault(scene: Scene, elapsed: float) -> None:
+        for instance in scene.load:
+            if everywhere or instance == VICTIM:
+                scene.load[instance] *= 8
+                scene.signals[instance]["queue_depth"] = 40.0
+        if VICTIM in scene.failing:
+            scene.failing[VICTIM] = errors
+
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.run(60)
+    stage.fleet.strike(fault)
+    stage.run(20)
+    return stage.incidents[0].causes[0].mechanism
+
+
+def test_errors_under_a_surge_of_all_are_the_surge() -> None:
+    assert surging(0.6, everywhere=True) == "traffic surge"
+
+
+def test_errors_that_draw_requests_are_fail_fast() -> None:
+    assert surging(0.6, everywhere=False) == "fail-fast errors"
+
+
 def test_the_unknown_is_told_with_what_stepped_beyond_its_own_steps() -> None:
     def fault(scene: Scene, elapsed: float) -> None:
         FAULTS["unknown"](scene, elapsed)
