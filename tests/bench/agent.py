@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 
 from tests.bench import fleet_latency, packages, request_cost, side_by_side, tables
+from tests.bench.command import run
 from tests.bench.peers import peers
 from tests.bench.targets import TARGETS, verdict
 from tests.e2e import preflight
@@ -142,11 +143,4 @@ def main(quick: bool, only: str | None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(standalone_mode=False)
-    except TrimtabError as error:
-        print(f"bench-agent: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(Exit.USAGE)
+    run(main, "bench-agent")

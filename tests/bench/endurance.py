@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import packages, services, usage
+from tests.bench.command import run
 from tests.bench.nginx import nginx, wrk
 from tests.bench.spread import Estimate, bootstrap
 from tests.e2e.processes import free_ports
@@ -150,11 +151,4 @@ def _table(samples: list[Sample], slopes: dict[str, Estimate]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        main(standalone_mode=False)
-    except TrimtabError as error:
-        print(f"endurance: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(Exit.USAGE)
+    run(main, "endurance")

@@ -7,17 +7,15 @@ import io
 import json
 import lzma
 import re
-import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.bench.published import unusable
+from tests.bench.published import texts, unusable
 
 _MEMBER_BYTES_MAX = 64 << 20
 
@@ -68,16 +66,19 @@ class Injection:
 
 def petshop(folder: Path) -> list[Call]:
     """dataset/TRAFFIC/…/target.json with metrics.csv beside it, noissue/metrics.csv and graph.csv, loose or in petshop.tar.xz."""
-    texts = _texts(folder, "petshop.tar.xz")
-    targets = sorted(name for name in texts if name.endswith("/target.json"))
+    files = dict(texts(folder, "petshop.tar.xz"))
+    targets = sorted(name for name in files if name.endswith("/target.json"))
     if not targets:
         raise unusable(folder, "has no target.json of an issue")
     normals = {
-        name.split("/")[-3]: _metrics(folder / name, texts[name])
-        for name in texts
-        if name.endswith("noissue/metrics.csv")
+        name.split("/")[-3]: _metrics(folder / name, text)
+        for name, text in files.items()
+        if name.endswith("/noissue/metrics.csv")
     }
-    return [_call(folder, name, texts, normals) for name in targets]
+    try:
+        return [_call(folder, name, files, normals) for name in targets]
+    except (KeyError, ValueError, IndexError, TypeError) as e:
+        raise unusable(folder, f"an issue is not readable: {type(e).__name__}: {e}") from e
 
 
 def nezha(folder: Path) -> list[Injection]:
@@ -125,9 +126,10 @@ def _day(path: Path, faults: Sequence[dict[str, str]], day: str) -> list[Injecti
     ]
 
 
-def _call(folder: Path, name: str, texts: Mapping[str, str], normals: Mapping[str, Metrics]) -> Call:
-    traffic, told = name.split("/")[-4], json.loads(texts[name])
-    root = name.split(f"/{traffic}/", maxsplit=1)[0] + f"/{traffic}"
+def _call(folder: Path, name: str, files: Mapping[str, str], normals: Mapping[str, Metrics]) -> Call:
+    """An issue lies at …/TRAFFIC/SPLIT/ISSUE/target.json."""
+    parts, told = name.split("/"), json.loads(files[name])
+    traffic, root = parts[-4], "/".join(parts[:-3])
     # Where a kind of traffic has no normal period of its own, the others' is used.
     normal = normals.get(traffic) or _joined(list(normals.values()))
     if normal is None:
@@ -138,9 +140,9 @@ def _call(folder: Path, name: str, texts: Mapping[str, str], normals: Mapping[st
         metric=told["target"]["metric"],
         told_unix=float(told["target"]["timestamp"]),
         cause=told["root_cause"]["node"],
-        callees=_graph(texts[f"{root}/graph.csv"]),
+        callees=_graph(files[f"{root}/graph.csv"]),
         normal=normal,
-        now=_metrics(folder / name, texts[name.removesuffix("target.json") + "metrics.csv"]),
+        now=_metrics(folder / name, files[name.removesuffix("target.json") + "metrics.csv"]),
     )
 
 
@@ -177,22 +179,6 @@ def _joined(parts: Sequence[Metrics]) -> Metrics | None:
         values[row : row + len(part.unix), [columns[key] for key in part.columns]] = part.values
         row += len(part.unix)
     return Metrics(np.concatenate([part.unix for part in parts]), columns, values)
-
-
-def _texts(folder: Path, archive: str) -> dict[str, str]:
-    packed = folder / archive
-    if not packed.exists():
-        return {
-            p.relative_to(folder.parent).as_posix(): p.read_text()
-            for p in folder.rglob("*")
-            if p.suffix in {".csv", ".json"}
-        }
-    try:
-        with tarfile.open(packed) as tar:
-            members: list[Any] = [m for m in tar if m.isfile() and m.size <= _MEMBER_BYTES_MAX]
-            return {m.name: file.read().decode() for m in members if (file := tar.extractfile(m)) is not None}
-    except (OSError, tarfile.TarError, lzma.LZMAError, UnicodeDecodeError) as e:
-        raise unusable(packed, str(e)) from e
 
 
 def _number(cell: str) -> float:

@@ -69,13 +69,13 @@ def machines(folder: Path) -> list[Machine]:
 
 def nab(folder: Path) -> list[Signal]:
     """data/GROUP/NAME.csv and labels/combined_windows.json, loose or in nab.tar.xz."""
-    texts = dict(_texts(folder, "nab.tar.xz"))
+    files = dict(texts(folder, "nab.tar.xz"))
     try:
-        labelled = json.loads(texts["labels/combined_windows.json"])
+        labelled = json.loads(files["labels/combined_windows.json"])
     except (KeyError, ValueError) as e:
         raise unusable(folder, "has no readable labels/combined_windows.json") from e
     found = []
-    for name, text in sorted(texts.items()):
+    for name, text in sorted(files.items()):
         if name.endswith(".csv"):
             times, values, _ = _columns(folder / name, text)
             row_of = {time: row for row, time in reversed(list(enumerate(times)))}
@@ -90,7 +90,7 @@ def nab(folder: Path) -> list[Signal]:
 def monitoring(folder: Path) -> dict[str, list[Signal]]:
     """data/DOMAIN/NAME.csv with TimeStamp, Value and Label, loose or in data.tar.xz; by domain."""
     found: dict[str, list[Signal]] = {}
-    for name, text in sorted(_texts(folder, "data.tar.xz")):
+    for name, text in sorted(texts(folder, "data.tar.xz")):
         if name.endswith(".csv"):
             times, values, labels = _columns(folder / name, text)
             found.setdefault(name.split("/")[-2], []).append(Signal(name, values, _day(times), labels > 0))
@@ -132,7 +132,7 @@ def _array(path: Path) -> NDArray[np.float64]:
     return array
 
 
-def _texts(folder: Path, archive: str) -> Iterator[tuple[str, str]]:
+def texts(folder: Path, archive: str) -> Iterator[tuple[str, str]]:
     """Every file below `folder`, or in its archive, by its path."""
     packed = folder / archive
     if not packed.exists():
