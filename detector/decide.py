@@ -125,7 +125,8 @@ class Judge:
         by_own = self._own.score(window, groups)
         # A shift that the peers share is learnt, or a slow change of the load would never become usual.
         suspicious = np.where(np.isnan(by_peers), by_own >= 0.5, by_peers >= 0.5)
-        healthy = fresh & ~suspicious & ~excluded & ~readings.dead & ~readings.silent
+        # What is far slower on all at once is a fault until it is known to be none: in its first minutes everything would be learnt.
+        healthy = fresh & ~suspicious & ~verdicts.common & ~excluded & ~readings.dead & ~readings.silent
         self._own.learn(window, groups, healthy)
         self._peers.learn(window, groups, healthy)
         if fresh.any():

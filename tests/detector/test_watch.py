@@ -146,6 +146,15 @@ def test_it_is_one_incident_through_restarts_and_relapses() -> None:
     assert [(i.id, i.status, i.reopened) for i in stage.incidents] == [("i-1", pb.Incident.STATUS_OPEN, 1)]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_what_all_suffer_from_right_after_the_warm_up_is_not_learnt(seed: int) -> None:
+    stage = Stage(Fleet((("m",) * 3,), seed=seed), Ranking())
+    stage.run(33)
+    stage.fleet.strike(slow(4))
+    stage.run(60)
+    assert [(i.subject, i.causes[0].mechanism) for i in stage.incidents] == [("model m", "model regression")]
+
+
 def test_a_relapse_by_another_fault_is_explained_by_that() -> None:
     stage = Stage(Fleet(), Ranking())
     stage.run(60)
