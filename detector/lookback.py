@@ -24,7 +24,7 @@ _RAW_PATTERNS, _REST_PATTERNS = 50, 20
 # Least scale of a feature, as a share of its range: what never moved is not strange for moving a hair.
 _FLOOR = 0.01
 # Deviations are cut here, or one wild feature speaks for all.
-_TRAIN_CUT, _TEST_CUT = 8.0, 24.0
+_TRAIN_CUT, CUT = 8.0, 24.0
 _RARE = 0.999
 _RARE_DEVIATIONS = 4.0
 
@@ -81,7 +81,7 @@ class Lookback:
 
     def judge(self, test: Course) -> Judged:
         """The scores of the rows that follow the training, float64 [time]; NaN for a row of which nothing is known."""
-        views = self._views(test, without(test, self._phases, 0), _TEST_CUT)
+        views = self._views(test, without(test, self._phases, 0), CUT)
         found: list[list[NDArray[np.float64]]] = [[] for _ in self._members]
         for first in range(0, len(views[0]), self.season_rows):
             for k, (view, member) in enumerate(self._members):
@@ -90,6 +90,13 @@ class Lookback:
                 member.learn(points)
         scores = self._together([spread(np.concatenate(parts), len(test)) for parts in found])
         return Judged(self.train, np.where(np.isnan(test).all(axis=1), np.nan, scores), self.season_rows)
+
+    def deviations(self, test: Course) -> Course:
+        """float64 [time, features]: how far each feature of what follows is from its usual course without season, in standard deviations.
+
+        ±`CUT` is that or more; so is anything else than its value for a feature that never moved in the training.
+        """
+        return self._rest_scales[0].of(without(test, self._phases, 0), CUT)
 
     def _views(self, course: Course, rest: Course, cut: float) -> tuple[Points, Points, Points, Points]:
         plain, calm = (windows(scale.of(course, cut)) for scale in self._scales)

@@ -40,7 +40,7 @@ class Episode:
     strangeness: float
     """The highest score above what was usual; 1 is where the strangest hundredth of the training begins."""
     features: list[str]
-    """Those that moved most, in robust standard deviations of the training."""
+    """Those that moved most, in standard deviations from their usual course."""
 
 
 @click.command()
@@ -94,37 +94,40 @@ def judge(recording: Recording, training: float) -> list[Episode]:
     from trimtab.detector.windows import WIDTH  # noqa: PLC0415
 
     values = np.where(np.isfinite(recording.values), recording.values, np.nan)
-    values = values[:, ~np.isnan(values).all(axis=0)]
     split = int(training * len(values))
-    if split < TRAIN_MIN or len(values) - split < WIDTH or not values.shape[1]:
+    # Of what the training does not know nothing can be said.
+    known = np.flatnonzero(~np.isnan(values[:split]).all(axis=0))
+    if split < TRAIN_MIN or len(values) - split < WIDTH or not len(known):
         message = f"--training {training:g}: {split} rows of {len(values)} are for training"
-        raise TrimtabError(f"{message}; it needs {TRAIN_MIN}, and {WIDTH} after it", Exit.USAGE)
-    train, test = values[:split], values[split:]
-    judged = Lookback(train).judge(test)
+        raise TrimtabError(f"{message}; it needs {TRAIN_MIN} with numbers, and {WIDTH} after it", Exit.USAGE)
+    train, test = values[:split, known], values[split:, known]
+    fitted = Lookback(train)
+    judged, far = fitted.judge(test), fitted.deviations(test)
+    constant = np.nanmax(train, axis=0) == np.nanmin(train, axis=0)
     above = judged.test - usual(judged.train, judged.test, judged.season_rows)
     edges = np.flatnonzero(np.diff(np.concatenate([[0], episodes(above).astype(np.int8), [0]])))
     runs = edges.reshape(-1, 2).tolist()
-    there = np.flatnonzero(~np.isnan(recording.values).all(axis=0)).tolist()
-    known = [recording.features[k] for k in there]
+    names = [recording.features[k] for k in known.tolist()]
     return [
         Episode(
             since=recording.rows[split + first],
             until=recording.rows[split + end - 1],
             rows=end - first,
             strangeness=round(float(np.nanmax(above[first:end])), 2),
-            features=_moved(known, train, test[first:end]),
+            features=_moved(names, far[first:end], constant),
         )
         for first, end in runs
     ]
 
 
-def _moved(names: list[str], train: NDArray[np.float64], now: NDArray[np.float64]) -> list[str]:
-    middle = np.nanmedian(train, axis=0)
-    spread = np.maximum(np.nanstd(train, axis=0), 1e-9 * (1 + np.abs(middle)))
-    known = ~np.isnan(now).all(axis=0)
-    z = np.zeros(len(names))
-    z[known] = (np.nanmean(now[:, known], axis=0) - middle[known]) / spread[known]
-    return [f"{names[k]} {z[k]:+.1f}σ" for k in np.argsort(-np.abs(z))[:_CAUSES].tolist()]
+def _moved(names: list[str], far: NDArray[np.float64], constant: NDArray[np.bool_]) -> list[str]:
+    """Those that were farthest from their usual course, by the mean over the episode."""
+    mean = np.nanmean(far, axis=0)
+    return [
+        f"{names[k]} (was constant)" if constant[k] else f"{names[k]} {mean[k]:+.1f}σ"
+        for k in np.argsort(-np.abs(mean))[:_CAUSES].tolist()
+        if mean[k] != 0
+    ]
 
 
 def _table(found: list[Episode]) -> Table:

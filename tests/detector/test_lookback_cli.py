@@ -51,6 +51,20 @@ def test_numbers_without_a_time_are_counted(tmp_path: Path) -> None:
     assert FIRST - 10 <= int(worst["since"]) <= FIRST
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_the_training_does_not_know_and_what_never_moved_in_it(tmp_path: Path) -> None:
+    late, still = np.full(ROWS, np.nan), np.full(ROWS, 7.0)
+    late[800:] = 1e6
+    still[FIRST : LAST + 1] = 8
+    file = tmp_path / "machine.parquet"
+    parquet.write_table(
+        pa.table({"late": late, "still": still, "calm": np.random.default_rng(0).standard_normal(ROWS)}), file
+    )
+    worst = max(json.loads(run(str(file), "--json")), key=lambda episode: episode["strangeness"])
+    assert worst["features"][0] == "still (was constant)"
+    assert not any("late" in feature for feature in worst["features"])
+
+
 def test_a_calm_course_says_so(tmp_path: Path) -> None:
     file = tmp_path / "calm.csv"
     csv.write_csv(pa.table({"flat": [1.0] * 400}), file)
