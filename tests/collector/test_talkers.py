@@ -148,8 +148,14 @@ def test_what_cannot_be_asked(tmp_path: Path, request_: dict[str, Any], field: s
 def test_a_question_ends_in_time(tmp_path: Path) -> None:
     with collecting(tmp_path, query_seconds_max=1e-9) as (_, telemetry, query):
         publish(telemetry, S, window(1, S, talkers=[talk({"10.0.0.1": 5})]))
+
+        def ask_until_it_is_cut_short() -> None:
+            # On a busy machine an answer can be there before whoever looks at the time gets a processor.
+            for _ in range(1000):
+                asked(query)
+
         with pytest.raises(grpc.RpcError, match="query_seconds_max"):
-            asked(query)
+            ask_until_it_is_cut_short()
 
 
 def test_a_damaged_row_is_left_out_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
