@@ -231,9 +231,10 @@ class Judge:
         self._strays[advanced, 0] = worst(far)[advanced]
         slot = float(np.median(readings.slot_seconds[fresh])) if fresh.any() else 1.0
         ticks = min(max(math.ceil((self._settings.open_seconds + 1) / slot), 2), self._strays.shape[1])
-        ordered = np.sort(self._strays[:, :ticks], axis=1)[:, ::-1]
-        # Sorted so, what is unknown comes first: with any of it nothing is said.
-        reached: Array = np.where(np.isnan(ordered[:, 0]), np.nan, ordered[:, math.ceil(_LASTS * ticks) - 1])
+        # What is unknown was not reached: an instance with few requests has such seconds, and is judged by the others.
+        ordered = np.sort(np.where(np.isnan(self._strays), -np.inf, self._strays)[:, :ticks], axis=1)[:, ::-1]
+        kept_to = ordered[:, math.ceil(_LASTS * ticks) - 1]
+        reached: Array = np.where(np.isinf(kept_to), np.nan, kept_to)
         return reached
 
     def _lasting(

@@ -109,6 +109,27 @@ def test_under_the_budget_a_fault_is_still_found() -> None:
     assert {3, 500} <= set(told)
 
 
+def test_a_window_of_which_nothing_is_known_does_not_hide_a_fault() -> None:
+    settings = DetectorSettings()
+    judges = Judge(settings)
+    judges.resize(INSTANCES)
+    month = Month(4)
+    for tick in range(80):
+        slower = np.zeros(INSTANCES)
+        slower[5] = math.log(6) if tick >= 60 else 0.0
+        readings = month.readings(slower)
+        readings.slot_seconds[:] = 1.0
+        if tick % 6 == 3:
+            readings.latency_log[5] = readings.latency_log_newest[5] = readings.tail_log_newest[5] = np.nan
+            readings.quantiles[:, 5] = readings.error_ratio[5] = np.nan
+        verdicts = judges.judge(readings, month.groups, month.nodes)
+        if verdicts.opens[5]:
+            assert tick > 60
+            return
+        judges.learn(readings, month.groups, verdicts, verdicts.opens, verdicts.opens)
+    pytest.fail("not told in 20 windows")
+
+
 def test_a_slow_fault_is_not_learnt_while_growth_of_the_load_is() -> None:
     month, keeps = Month(3), judge(1.0)
     alarms(month, keeps, 300)
