@@ -6,17 +6,19 @@ import gc
 import logging
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import grpc
 
 from trimtab import Exit, TrimtabError
 from trimtab.agent.clock import Clock
 from trimtab.agent.settings import Tls, state_dir
 from trimtab.agent.wire import channel
-from trimtab.agent.wire.exposition import PATH, Exposition, NotNow, serve
+from trimtab.agent.wire.exposition import PATH, Exposition, NotNow, Page, serve
 from trimtab.agent.wire.introspection import Introspection
 from trimtab.agent.wire.metrics import Metrics
-from trimtab.agent.wire.query_pb2_grpc import add_QueryServicer_to_server
+from trimtab.agent.wire.query_pb2_grpc import QueryStub, add_QueryServicer_to_server
 from trimtab.collector.agents import Agents
 from trimtab.collector.analysis import Analysis, Apart
 from trimtab.collector.analyst import Analyst
@@ -53,6 +55,9 @@ GARBAGE_THRESHOLDS = (20_000, 20, 100)
 HEALTHY, READY = "/-/healthy", "/-/ready"
 SERVICES = ("trimtab.query.v1.Query", "trimtab.telemetry.v1.Telemetry")
 
+Views = Callable[[QueryStub, Clock], Mapping[str, Page]]
+"""Makes pages, by their paths, out of answers to questions."""
+
 
 def run(
     settings: CollectorSettings,
@@ -60,6 +65,7 @@ def run(
     state: Path,
     clock: Clock,
     analysis: Analysis | Apart,
+    views: Views,
     stop: threading.Event,
     beat: Callable[[], None],
 ) -> None:
@@ -67,7 +73,7 @@ def run(
 
     Raises TrimtabError when it cannot serve, or no longer can.
     """
-    collector = Collector(settings, tls, state, clock, analysis)
+    collector = Collector(settings, tls, state, clock, analysis, views)
     try:
         collector.start()
         # A full collection holds every thread up for a tenth of a second, and comes every few: the windows at hand count as new objects.
@@ -91,7 +97,13 @@ class Collector:
     """`start` once, `stop` once."""
 
     def __init__(
-        self, settings: CollectorSettings, tls: Tls, state: Path, clock: Clock, analysis: Analysis | Apart
+        self,
+        settings: CollectorSettings,
+        tls: Tls,
+        state: Path,
+        clock: Clock,
+        analysis: Analysis | Apart,
+        views: Views = lambda _query, _clock: {},
     ) -> None:
         """Take the port and the database. Raises TrimtabError."""
         self._port = Port(settings.listen, tls, "collector.listen", settings.agents_max + CONNECTIONS_SPARE)
@@ -151,8 +163,10 @@ class Collector:
             )
         )
         self._pages = {PATH: metrics.page, FEDERATE: federation.page, HEALTHY: _healthy, READY: self._ready}
+        self._views = views
         self._metrics_listen, self._clock = settings.metrics_listen, clock
         self._exposition: Exposition | None = None
+        self._line: grpc.Channel | None = None
         self._webhook = Webhook(settings.webhook_url, feed, clock, vitals)
         self._sockets = tempfile.TemporaryDirectory(prefix="trimtab-")
         self._server = channel.bare_server(WATCHERS_MAX + THREADS_SPARE)
@@ -183,7 +197,11 @@ class Collector:
         server = f"{self._sockets.name}/query"
         self._server.add_insecure_port(f"unix:{server}")
         self._server.start()
-        self._exposition = serve(self._metrics_listen, self._pages, self._clock, "collector.metrics_listen")
+        self._line = grpc.insecure_channel(f"unix:{server}")
+        views = self._views(QueryStub(self._line), self._clock)  # type: ignore[no-untyped-call] # generated
+        self._exposition = serve(
+            self._metrics_listen, {**self._pages, **views}, self._clock, "collector.metrics_listen"
+        )
         self._webhook.start()
         self._port.start(server, self._agents.begin)
 
@@ -195,6 +213,8 @@ class Collector:
         self._port.stop()
         if self._exposition:
             self._exposition.close()
+        if self._line:
+            self._line.close()
         self._server.stop(STOP_SECONDS_MAX).wait()
         self._analyst.stop()
         self._keeper.stop()

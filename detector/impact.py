@@ -1,4 +1,4 @@
-"""How `trimtab incidents show` tells what an incident did to users, and what was done about it."""
+"""How an incident's impact is told: what it did to users, and what was done about it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def as_objects(reply: pb.IncidentReportReply) -> dict[str, Any]:
     }
 
 
-def rows(reply: pb.IncidentReportReply) -> list[tuple[str, RenderableType]]:
+def rows(reply: pb.IncidentReportReply) -> list[tuple[str, str]]:
     """Names and what is told of them: users, and latency."""
     if not reply.HasField("impact"):
-        return [("users hit", Text("unknown: nothing is stored of its requests", style="dim"))]
+        return [("users hit", "unknown: nothing is stored of its requests")]
     told = reply.impact
-    latency = ("latency", Text("; ".join(_latency(label, told, name) for label, name in _QUANTILES)))
+    latency = ("latency", "; ".join(_latency(label, told, name) for label, name in _QUANTILES))
     if math.isnan(told.requests):
-        return [("users hit", Text("unknown: nothing is known of its requests since the onset", style="dim")), latency]
+        return [("users hit", "unknown: nothing is known of its requests since the onset"), latency]
     known = [value for value in (told.slow, told.errors) if not math.isnan(value)]
     # An error may have been slow, too.
     hit = f"{_count(max(known))}–{_count(sum(known))}" if len(known) == 2 and min(known) >= 1 else ""
     hit = hit or (_count(sum(known)) if known else "unknown")
     parts = f"{_count(told.slow)} slower than usual, {_count(told.errors)} more errors than usual"
-    return [("users hit", Text(f"{hit} of {_count(told.requests)} requests: {parts}")), latency]
+    return [("users hit", f"{hit} of {_count(told.requests)} requests: {parts}"), latency]
 
 
 def actions(reply: pb.IncidentReportReply) -> list[RenderableType]:

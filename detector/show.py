@@ -27,7 +27,7 @@ def as_object(incident: pb.Incident) -> dict[str, Any]:
     """JSON as the message has it, with null for what is unknown or not yet."""
     found = MessageToDict(incident, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     out: dict[str, Any] = _known(found)
-    out["status"] = _status(incident)
+    out["status"] = status(incident)
     for name in _TIMES:
         out[name] = getattr(incident, name) or None
     for said, acknowledgement in zip(out["acknowledgements"], incident.acknowledgements, strict=True):
@@ -56,7 +56,7 @@ def table(incidents: Iterable[pb.Incident], now_unix_ns: int) -> Table:
     for incident in incidents:
         out.add_row(
             incident.id, _marked(incident), Text(printable(incident.subject)), clock(incident.since_unix_ns),
-            _lasted(incident, now_unix_ns), Text(printable(incident.symptom)), _cause_text(incident),
+            lasted(incident, now_unix_ns), Text(printable(incident.symptom)), _cause_text(incident),
         )  # fmt: skip
     return out
 
@@ -80,11 +80,11 @@ def panel(reply: pb.IncidentReportReply, now_unix_ns: int) -> RenderableType:
         ("status", _status_text(incident) + Text(again)),
         (
             "since",
-            f"{clock(incident.since_unix_ns)}, noticed {_seconds(incident.opened_unix_ns - incident.since_unix_ns)} later",
+            f"{clock(incident.since_unix_ns)}, noticed {seconds(incident.opened_unix_ns - incident.since_unix_ns)} later",
         ),
-        ("lasted", _lasted(incident, now_unix_ns)),
+        ("lasted", lasted(incident, now_unix_ns)),
         ("score", "unknown" if math.isnan(incident.score) else f"{incident.score:.2f} of 1"),
-        *impact.rows(reply),
+        *((name, Text(told)) for name, told in impact.rows(reply)),
         *_said(incident),
     ]
     for name, value in rows:
@@ -160,19 +160,22 @@ def _relative(unix_ns: int, since_unix_ns: int) -> str:
     return f"{(unix_ns - since_unix_ns) / 1e9:+.0f} s"
 
 
-def _lasted(incident: pb.Incident, now_unix_ns: int) -> str:
-    return _seconds((incident.resolved_unix_ns or now_unix_ns) - incident.since_unix_ns)
+def lasted(incident: pb.Incident, now_unix_ns: int) -> str:
+    """From the onset to its end, or until now."""
+    return seconds((incident.resolved_unix_ns or now_unix_ns) - incident.since_unix_ns)
 
 
-def _seconds(nanoseconds: int) -> str:
-    seconds = max(0, round(nanoseconds / 1e9))
+def seconds(nanoseconds: int) -> str:
+    """As a person says it: "40 s", "3 min"."""
+    whole = max(0, round(nanoseconds / 1e9))
     for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds // unit} {name}"
-    return f"{seconds} s"
+        if whole >= 2 * unit:
+            return f"{whole // unit} {name}"
+    return f"{whole} s"
 
 
-def _status(incident: pb.Incident) -> str:
+def status(incident: pb.Incident) -> str:
+    """Either "open" or "resolved"."""
     return "open" if incident.status == pb.Incident.STATUS_OPEN else "resolved"
 
 
@@ -181,7 +184,7 @@ def _style(incident: pb.Incident) -> str:
 
 
 def _status_text(incident: pb.Incident) -> Text:
-    return Text(_status(incident), style=_style(incident))
+    return Text(status(incident), style=_style(incident))
 
 
 def _marked(incident: pb.Incident) -> Text:

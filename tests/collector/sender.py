@@ -54,9 +54,9 @@ class Recording:
 def collecting(state: Path, **changes: Any) -> Iterator[tuple[Collector, TelemetryStub, QueryStub]]:
     """A running collector, and stubs of both its services."""
     analysis = changes.pop("analysis", None) or Recording()
-    clock = changes.pop("clock", CLOCK)
+    clock, views = changes.pop("clock", CLOCK), changes.pop("views", lambda *_: {})
     fields = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
-    collector = Collector(CollectorSettings(**{**fields, **changes}), Tls(), state, clock, analysis)
+    collector = Collector(CollectorSettings(**{**fields, **changes}), Tls(), state, clock, analysis, views)
     collector.start()
     try:
         with channel(collector.port) as publishing, channel(collector.port) as asking:

@@ -50,10 +50,11 @@ def collector(settings: Settings, state: Path | None) -> None:
     from trimtab.analysis import command  # noqa: PLC0415
     from trimtab.collector.analysis import Apart  # noqa: PLC0415
     from trimtab.collector.server import run  # noqa: PLC0415
+    from trimtab.detector.page import pages  # noqa: PLC0415
 
-    notify = Notify(os.environ)
-    stop, beat = _until_told(notify), _beat(notify, "collector", f"listens on {settings.collector.listen}")
-    run(settings.collector, settings.tls, _own(state, "collector"), SystemClock(), Apart(command(settings)), stop, beat)
+    notify, own = Notify(os.environ), settings.collector
+    stop, beat = _until_told(notify), _beat(notify, "collector", f"listens on {own.listen}")
+    run(own, settings.tls, _own(state, "collector"), SystemClock(), Apart(command(settings)), pages, stop, beat)
 
 
 @click.command()
