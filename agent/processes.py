@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from itertools import islice
 
 import psutil
 
@@ -11,6 +13,8 @@ from trimtab.agent import procfs
 
 PROCESSES_MAX = 512
 """Descendants of one process that are looked at."""
+DESCRIPTORS_MAX = 65536
+"""Open files of one process that are looked at."""
 CHILDREN_FILES = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110
 """Whether the kernel has them (CONFIG_PROC_CHILDREN); psutil looks at every process of the host instead."""
 
@@ -30,6 +34,18 @@ def alive(pid: int, started: float) -> bool:
     except (OSError, ValueError):
         return False
     return stat.started == started and stat.state not in {"Z", "X"}
+
+
+def sockets(pid: int) -> set[int]:
+    """The inodes of the sockets that the process holds. Raises OSError."""
+    held: set[int] = set()
+    with os.scandir(f"/proc/{pid}/fd") as entries:
+        for entry in islice(entries, DESCRIPTORS_MAX):
+            with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+                target = os.readlink(entry.path)  # noqa: PTH115
+                if target.startswith("socket:["):
+                    held.add(int(target[8:-1]))
+    return held
 
 
 def tree(root: int) -> list[Member]:

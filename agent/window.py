@@ -97,7 +97,8 @@ class Builder:
         found["node"][self._node] = {}
         for one in instances:
             labels = {"runtime": one.runtime, "model": one.model, "addresses": ",".join(one.addresses)}
-            found["instance"][one.id] = labels | {"pid": str(one.pid)}
+            by_grpc = {"grpc_port": str(one.grpc_port)} if one.grpc_port else {}
+            found["instance"][one.id] = labels | by_grpc | {"pid": str(one.pid)}
         for seen in self._seen.values():
             for (kind, subject), said in seen.items():
                 if kind not in _FOUND_ELSEWHERE or subject in found[kind]:

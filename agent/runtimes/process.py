@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from trimtab.agent import procfs
-from trimtab.agent.processes import tree
+from trimtab.agent.processes import sockets, tree
 from trimtab.agent.wire.columns import TEXT_MAX
 
 FILE_BYTES_MAX = 64 << 10
@@ -73,19 +73,14 @@ class ProcessInfo:
 
     def listeners(self) -> dict[int, str]:
         """The address it listens on, by port: only sockets that this process itself holds."""
-        held = set()
-        with os.scandir(f"/proc/{self.pid}/fd") as entries:
-            for entry in entries:
-                target = os.readlink(entry.path)  # noqa: PTH115
-                if target.startswith("socket:["):
-                    held.add(int(target[8:-1]))
+        held = sockets(self.pid)
         out: dict[int, str] = {}
         for table in ("tcp6", "tcp"):
             try:
-                sockets = procfs.listeners(procfs.read(f"/proc/{self.pid}/net/{table}"))
+                found = procfs.listeners(procfs.read(f"/proc/{self.pid}/net/{table}"))
             except FileNotFoundError:  # a host without IPv6
                 continue
-            out |= {port: address for inode, (address, port) in sockets.items() if inode in held}
+            out |= {port: address for inode, (address, port) in found.items() if inode in held}
         return out
 
 

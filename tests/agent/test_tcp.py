@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.agent.fakes import until
-from trimtab.agent import procfs
+from trimtab.agent import inet_diag, procfs
 from trimtab.agent.bpf import syscall
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.collectors import listeners
@@ -373,7 +373,7 @@ def test_two_listeners_on_one_port_are_one(diag: SocketDiag) -> None:
 @given(st.binary(max_size=400))
 def test_garbage_for_sock_diag(answer: bytes) -> None:
     try:
-        parse(answer, {})
+        parse(answer, lambda body: inet_diag.connect(body, {}))
     except (OSError, ValueError):
         return
 
@@ -382,7 +382,7 @@ def test_garbage_for_sock_diag(answer: bytes) -> None:
 def test_garbage_in_a_message_for_sock_diag(body: bytes, kind: int, cut: int) -> None:
     message = struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
     try:
-        parse(message[: len(message) - cut], {})
+        parse(message[: len(message) - cut], lambda body: (inet_diag.connect(body, {}), inet_diag._add(body, {})))
     except (OSError, ValueError):
         return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,6 +84,12 @@ def test_subjects_carry_the_labels_agreed_on() -> None:
     assert labels(schema, GPU) == {"index": "0", "name": "H100", "instances": INSTANCE.id}
     wanted = {"runtime": "torchserve", "model": "bert", "addresses": "127.0.0.1:8080", "pid": "123"}
     assert labels(schema, INSTANCE.id) == wanted
+
+
+def test_a_port_for_grpc_is_told_where_there_is_one() -> None:
+    assert "grpc_port" not in labels(Bench().build()[0], INSTANCE.id)
+    both = replace(INSTANCE, grpc_port=7070)
+    assert labels(Bench().build((both,))[0], INSTANCE.id)["grpc_port"] == "7070"
 
 
 def test_the_schema_is_the_same_until_subjects_or_labels_change() -> None:
