@@ -25,7 +25,8 @@ TYPICAL, TAIL, ERRORS = range(len(FEATURES))
 ERRORS_MIN = 3
 # Share of the last ticks that must be bad, so that one good second does not hide a fault, nor one bad second make one.
 _MOST = 0.8
-_SHARE_OF_GROUP = 2 / 3
+SHARE_OF_GROUP = 2 / 3
+"""So many of its members must be worse for a group to be so as a whole."""
 # An instance that was never seen to serve may still be loading its model.
 _LOADING_FACTOR = 15.0
 # With too few peers, or with nobody at all to compare with, only that it lasts tells a fault from a busy host.
@@ -76,13 +77,18 @@ class Verdicts:
     """The median of its peers now."""
 
 
+def margins(settings: DetectorSettings) -> Array:
+    """float32 [features]: how much more of each is bad."""
+    slower = math.log(settings.latency_factor_min)
+    return np.asarray([slower, slower, settings.error_ratio_min], dtype=np.float32)
+
+
 class Judge:
     """Remembers the last verdicts, to tell what lasts. Rows are instances, as in `Detector`."""
 
     def __init__(self, settings: DetectorSettings) -> None:
         self._settings = settings
-        slower = math.log(settings.latency_factor_min)
-        self._margins = np.asarray([slower, slower, settings.error_ratio_min], dtype=np.float32)
+        self._margins = margins(settings)
         self._own = Own(SCALE_FLOORS, settings.warmup_windows)
         self._peers = Peers(SCALE_FLOORS, settings.warmup_windows)
         longest = max(settings.common_open_seconds, _LOADING_FACTOR * (settings.open_seconds + 1))
@@ -307,7 +313,7 @@ class Common:
                 members.setdefault(f"model {models[row]}", []).append(row)
         members = {subject: group for subject, group in members.items() if len(group) > 1}
         common = verdicts.common.tolist()
-        now = {s: sum([common[row] for row in g]) >= _SHARE_OF_GROUP * len(g) for s, g in members.items()}
+        now = {s: sum([common[row] for row in g]) >= SHARE_OF_GROUP * len(g) for s, g in members.items()}
         self._last = {s: self._last.get(s, deque(maxlen=self._ticks)) for s in members}
         for subject, ill in now.items():
             self._last[subject].append(ill)

@@ -18,3 +18,9 @@ class Explainer(Protocol):
         `peers` are healthy instances that serve the same model. The first evidence of a cause is its leading signal: as long as
         that is nearer to `after` than to `before`, the cause is still in force.
         """
+
+    def blamed(self, history: History, instance: str, since_unix_ns: int) -> list[str]:
+        """The instances that it calls, directly or not, and that add most of what it suffers from since then, the worst first.
+
+        Empty where it calls none, or where what it suffers from is its own.
+        """

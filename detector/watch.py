@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.analysis import Journal
 from trimtab.collector.window import Window
-from trimtab.detector.decide import ERRORS, Common, Judge, Verdicts
+from trimtab.detector.callers import Callers, Standing
+from trimtab.detector.decide import ERRORS, SHARE_OF_GROUP, Common, Judge, Verdicts, margins
 from trimtab.detector.drift import Drift
 from trimtab.detector.drift_cause import is_drift
 from trimtab.detector.explain import Explainer
@@ -26,6 +27,7 @@ from trimtab.detector.rows import Rows
 from trimtab.detector.settings import DetectorSettings
 from trimtab.detector.silent import Silent
 from trimtab.detector.silent_cause import is_silence
+from trimtab.detector.topology import Topology
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ class Watch:
         self._drift = Drift(settings, self._incidents)
         self._silent = Silent(settings.stale_seconds, self._incidents)
         self._rows = Rows()
+        self._topology = Topology()
+        # An incident about all instances of a callee's model takes the longest.
+        patience = settings.common_open_seconds + settings.open_seconds
+        self._callers = Callers(explainer, patience, margins(settings))
         self._explained: dict[str, tuple[int, int]] = {}
         self._last_tick_ns: int | None = None
         self._ignored = 0
@@ -75,6 +81,7 @@ class Watch:
         for row in np.flatnonzero(verdicts.suspected & ~verdicts.opens).tolist():
             if self._proved(row, readings, verdicts, now_unix_ns):
                 self._raise_instance(row, readings, verdicts, now_unix_ns)
+        self._callers.forget(now_unix_ns)
         self._explain(now_unix_ns, readings, verdicts)
         self._settle(verdicts, seconds, now_unix_ns)
         self._drift.tick(self._history, now_unix_ns, seconds)
@@ -94,6 +101,7 @@ class Watch:
                 instances |= {
                     i: table.models[i] for i, seen in zip(table.ids, table.seen, strict=True) if seen >= reach
                 }
+        self._topology.update(self._history)
         forgotten = self._rows.update(instances)
         self._judge.forget(forgotten)
         self._judge.resize(len(self._rows.ids))
@@ -110,6 +118,10 @@ class Watch:
         # An instance that is drained loads the others, and a node's fault is its models' too: neither is a second fault.
         if self._open_about(subject, [*members, *nodes, *(f"model {model}" for model in models)]):
             return
+        looked_at = ill[:: math.ceil(len(ill) / PEERS_MAX)]
+        held = [row for row in looked_at if self._is_held(row, readings, verdicts, now_unix_ns)]
+        if len(held) > (1 - SHARE_OF_GROUP) * len(looked_at):
+            return
         finding = Finding(
             subject=subject,
             node=nodes.pop() if len(nodes) == 1 else "",
@@ -122,10 +134,13 @@ class Watch:
 
     def _raise_instance(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> None:
         instance, node = self._rows.ids[row], self._rows.nodes[row]
+        if self._is_held(row, readings, verdicts, now_unix_ns):
+            return
         mates = [r for r in self._rows.members(node) if verdicts.fresh[r]]
         ill = [r for r in mates if verdicts.alone[r]]
         # When all of a node's instances stick out from their peers at once, the fault is the node's.
         whole = len(mates) > 1 and len(ill) == len(mates)
+        whole = whole and not any(self._is_held(r, readings, verdicts, now_unix_ns) for r in ill)
         subject, rows = (node, ill) if whole else (instance, [row])
         about = [subject, instance, node, f"model {self._rows.models[row]}"]
         if any(s in self._incidents.open for s in about) or (
@@ -154,6 +169,28 @@ class Watch:
         since = self._onset([row], readings, verdicts, now_unix_ns)
         causes = self._explainer.explain(self._history, instance, since, self._well(instance, verdicts))
         return causes[0].confidence >= _PROOF
+
+    def _is_held(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> bool:
+        """Whether this instance only suffers from one that it calls, whose incident it is."""
+        instance = self._rows.ids[row]
+        if instance not in self._topology.callees:
+            return False
+
+        def standing(callee: str) -> Standing:
+            of = self._rows.row.get(callee)
+            if of is None:
+                return ""
+            told = self._open_about(callee, [self._rows.nodes[of], f"model {self._rows.models[of]}"])
+            return "told" if told else "worse" if verdicts.worse[of] else ""
+
+        return self._callers.holds(
+            self._history,
+            instance,
+            readings.matrix()[row],
+            lambda: self._onset([row], readings, verdicts, now_unix_ns),
+            standing,
+            now_unix_ns,
+        )
 
     def _open_about(self, subject: str, members: Sequence[str]) -> bool:
         return any(s in self._incidents.open for s in (subject, *members))
@@ -225,6 +262,8 @@ class Watch:
     def _spoken_of(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """bool [rows], twice: instances that an open incident speaks of, and those of them whose incident has a cause."""
         excluded, explained = np.zeros((2, len(self._rows.ids)), dtype=np.bool_)
+        held = [self._rows.row[instance] for instance in self._callers.held if instance in self._rows.row]
+        excluded[held] = explained[held] = True
         for subject, entry in self._incidents.open.items():
             members, causes = self._rows.members(subject), entry.incident.causes
             excluded[members] = True

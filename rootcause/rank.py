@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire import telemetry_pb2 as telemetry
 from trimtab.detector.history import GPU, INSTANCE, NODE, History
 from trimtab.detector.quantity import quantity
+from trimtab.detector.topology import Topology
+from trimtab.rootcause.case import Case
+from trimtab.rootcause.dependency import blamed, slow_dependency, with_callers
 from trimtab.rootcause.evidence import evidence, levels, of_event
-from trimtab.rootcause.movement import Movement, Movements, measure, steps_of
+from trimtab.rootcause.movement import Movement, Movements, steps_of
 from trimtab.rootcause.signatures import (
     CPU_USED,
     ERROR_RATIO,
@@ -33,95 +34,48 @@ MEMBERS_MAX = 64
 _EVENT_CONFIDENCE = 0.97
 # A node's signal, when other instances of that node are well and nothing of the instance's own moved with it.
 _NODE_ALONE = 0.6
-# A peer that moved this much as far moved alike.
-_ALIKE = 0.5
 _EVENT_SECONDS_BEFORE = 10.0
 _MEMBERS_SHARE = 0.6
-
-
-@dataclass
-class Case:
-    """One degraded instance, and everything to compare it with."""
-
-    history: History
-    instance: str
-    since_unix_ns: int
-    peers: Sequence[str]
-    _movements: dict[str, Movements | None] = field(default_factory=dict)
-
-    @property
-    def node(self) -> str:
-        return self.instance.partition("/")[0]
-
-    def movements(self, subject: str) -> Movements | None:
-        if subject not in self._movements:
-            self._movements[subject] = measure(self.history, subject, self.since_unix_ns)
-        return self._movements[subject]
-
-    def gpus(self, instance: str) -> list[str]:
-        """The GPUs that an instance uses."""
-        return [
-            gpu
-            for gpu, labels in self.history.all(GPU, instance.partition("/")[0])
-            if instance in labels.get("instances", "").split(",")
-        ]
-
-    def subjects(self, kind: int, instance: str) -> list[str]:
-        """What of this kind the instance stands on."""
-        if kind == GPU:
-            return self.gpus(instance)
-        return [instance] if kind == INSTANCE else [instance.partition("/")[0]]
-
-    def peers_of(self, sign: Sign) -> list[Movement]:
-        """The same signal of the healthy peers that do not share the subject."""
-        mine = self.subjects(sign.kind, self.instance)
-        others = [s for peer in self.peers for s in self.subjects(sign.kind, peer) if s not in mine]
-        found = [m.of(sign.signal) for m in map(self.movements, others) if m is not None]
-        return [movement for movement in found if math.isfinite(movement.after)]
-
-    def moved(self, sign: Sign, common: bool = False) -> tuple[Movements, Movement] | None:
-        """The movement that this sign asks for, unless most healthy peers moved alike; with `common`, only if they did."""
-        for subject in self.subjects(sign.kind, self.instance):
-            movements = self.movements(subject)
-            if movements is None or not sign.moved(movement := movements.of(sign.signal)):
-                continue
-            changes = [sign.change(peer) for peer in self.peers_of(sign)]
-            alike = [change >= _ALIKE * sign.change(movement) for change in changes]
-            if (bool(alike) and sum(alike) >= len(alike) / 2) == common:
-                return movements, movement
-        return None
-
-    def evidence(self, sign: Sign, found: tuple[Movements, Movement]) -> pb.Evidence:
-        movements, movement = found
-        return evidence(movements, movement, sign.sparse, sign.scale(movement), self.peers_of(sign))
 
 
 class Ranking:
     """The explainer of the rootcause floor (see `trimtab.detector.explain.Explainer`)."""
 
+    def __init__(self) -> None:
+        self._topology = Topology()
+
     def explain(self, history: History, subject: str, since_unix_ns: int, peers: Sequence[str]) -> list[pb.Cause]:
+        self._topology.update(history)
         model = subject.removeprefix("model ")
         if model == subject and "/" in subject:
-            return _explain_one(Case(history, subject, since_unix_ns, peers))
+            return _explain_one(Case(history, self._topology, subject, since_unix_ns, peers))
         members = history.instances(model) if model != subject else [i for i, _ in history.all(INSTANCE, subject)]
-        cases = [Case(history, member, since_unix_ns, ()) for member in members[:MEMBERS_MAX]]
+        cases = [Case(history, self._topology, member, since_unix_ns) for member in members[:MEMBERS_MAX]]
         return _explain_all(cases, subject, with_peers=model == subject)
+
+    def blamed(self, history: History, instance: str, since_unix_ns: int) -> list[str]:
+        self._topology.update(history)
+        return blamed(Case(history, self._topology, instance, since_unix_ns))
 
 
 def _explain_one(case: Case) -> list[pb.Cause]:
-    causes = [c for s in SIGNATURES if (c := _fit(case, s)) is not None]
-    causes += _neighbours(case)
-    return _best(causes) or [_unknown(case)]
+    found = _best([*_fitting(case), *_neighbours(case)]) or [_unknown(case)]
+    with_callers([case], found[0])
+    return found
+
+
+def _fitting(case: Case) -> Iterable[pb.Cause]:
+    """One of each mechanism that fits this instance by itself, the more specific first."""
+    causes = [_fit(case, signature) for signature in SIGNATURES]
+    return (cause for cause in (*causes, slow_dependency(case)) if cause is not None)
 
 
 def _explain_all(cases: Sequence[Case], subject: str, with_peers: bool) -> list[pb.Cause]:
     """What most members have in common."""
     shared: dict[str, list[pb.Cause]] = {}
     for case in cases:
-        for signature in SIGNATURES:
-            cause = _fit(case, signature)
-            if cause is not None:
-                shared.setdefault(cause.mechanism, []).append(cause)
+        for cause in _fitting(case):
+            shared.setdefault(cause.mechanism, []).append(cause)
     causes = [
         max(found, key=lambda c: c.confidence) for found in shared.values() if len(found) >= _MEMBERS_SHARE * len(cases)
     ]
@@ -131,7 +85,9 @@ def _explain_all(cases: Sequence[Case], subject: str, with_peers: bool) -> list[
         cause.summary = f"{cause.summary}; the same on most instances of {subject}"
     regression = None if with_peers else _regression(cases, subject)
     found = _best([*causes, *([regression] if regression else [])])
-    return found or [_unknown(cases[0]) if cases else pb.Cause(subject=subject, mechanism="unknown", confidence=0.1)]
+    found = found or [_unknown(cases[0]) if cases else pb.Cause(subject=subject, mechanism="unknown", confidence=0.1)]
+    with_callers(cases, found[0])
+    return found
 
 
 def _best(causes: Iterable[pb.Cause]) -> list[pb.Cause]:

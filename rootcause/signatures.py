@@ -9,8 +9,8 @@ from trimtab.detector.history import GPU, INSTANCE, NODE
 from trimtab.rootcause.evidence import levels
 from trimtab.rootcause.movement import Movement
 
-# How many robust standard deviations a signal must move, besides its least meaningful change.
-_DEVIATIONS_MIN = 4.0
+DEVIATIONS_MIN = 4.0
+"""How many robust standard deviations a signal must move, besides its least meaningful change."""
 _MIB = float(1 << 20)
 
 
@@ -30,7 +30,7 @@ class Sign:
 
     def scale(self, movement: Movement) -> float:
         """One robust standard deviation; a signal that stood still is given a quarter of its least meaningful change."""
-        return max(movement.spread if math.isfinite(movement.spread) else 0.0, self.minimum / _DEVIATIONS_MIN)
+        return max(movement.spread if math.isfinite(movement.spread) else 0.0, self.minimum / DEVIATIONS_MIN)
 
     def change(self, movement: Movement) -> float:
         """By how much it moved in the direction that counts; NaN where a side is unknown."""
@@ -42,7 +42,7 @@ class Sign:
         before, after = levels(movement, self.sparse)
         low, high = (before, after) if self.direction > 0 else (after, before)
         # Written so that NaN is no movement.
-        enough = self.change(movement) >= max(self.minimum, _DEVIATIONS_MIN * self.scale(movement) * (not self.sparse))
+        enough = self.change(movement) >= max(self.minimum, DEVIATIONS_MIN * self.scale(movement) * (not self.sparse))
         return enough and high >= self.factor * low
 
 
@@ -286,6 +286,9 @@ SIGNATURES = (
 
 NEIGHBOUR_REMEDY = (
     "Set the two apart: other CPUs or another GPU for one of them, or a limit for the one whose load rose."
+)
+DEPENDENCY_REMEDY = (
+    "Mend the one that is called, by its own incident; a time limit or a fallback for that call spares its callers."
 )
 REGRESSION_REMEDY = (
     "Compare the model's version, its configuration and its inputs with those before the change; roll back."

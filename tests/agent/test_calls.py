@@ -20,11 +20,16 @@ from trimtab.agent import procfs
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.collectors import calls
 from trimtab.agent.collectors.calls import LOOK_SECONDS, REMEMBER_SECONDS, REMEMBERED_MAX, Calls
+from trimtab.agent.collectors.own import Vitals
 from trimtab.agent.inet_diag import SocketDiag
 from trimtab.agent.registry import Host, Instance, Reading
 from trimtab.agent.runtimes.process import own_netns
+from trimtab.agent.window import Builder
 from trimtab.agent.wire.calls import CALLEES_MAX, pack, unpack
 from trimtab.agent.wire.columns import TEXT_MAX, check_labels
+from trimtab.collector.window import Window
+from trimtab.detector.history import History
+from trimtab.detector.topology import Topology
 
 # Answers how many requests it has answered; first asks each of the URLs it was given, over connections that it keeps.
 SERVE = """
@@ -141,6 +146,23 @@ def test_who_calls_whom_is_seen_and_nobody_else(start: Start) -> None:
     assert reading.values["instance", caller.id, "callees_left_out"] == 0
     assert reading.values["instance", model.id, "callees"] == 0
     assert reading.values["node", "n", "connections_left_out"] == 0
+    client.close()
+
+
+def test_from_the_socket_to_the_edge(start: Start) -> None:
+    model = start(SERVE)
+    caller = start(SERVE, model.port)
+    client = HTTPConnection("127.0.0.1", caller.port)
+    client.request("GET", "/")
+    assert json.loads(client.getresponse().read())["told"] == [{"answered": 1, "told": []}]
+    watch = Watch()
+    watch.read(caller, model)
+    builder = Builder("n", {}, [watch.collector], Vitals())
+    schema, window = builder.build({"calls": watch.read(caller, model)}, [caller, model], 0, 0, 10**9)
+    history, topology = History(60), Topology()
+    history.observe(Window("n", "spool", 1, 0, 10**9, schema, window))
+    topology.update(history)
+    assert topology.callees == {caller.id: (model.id,)}
     client.close()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -126,8 +126,9 @@ class Node:
         noise: Noise,
         gpus: bool,
         scored: bool = False,
+        labels: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        self.name, self.chance, self.noise = name, chance, noise
+        self.name, self.chance, self.noise, self.labels = name, chance, noise, labels or {}
         self.instances = [f"{name}/{8080 + 10 * i}" for i in range(len(models))]
         self.models = dict(zip(self.instances, models, strict=True))
         self.gpus = [f"{name}/gpu/GPU-{i}" for i in range(len(models))] if gpus else []
@@ -268,7 +269,7 @@ class Node:
                 if labels is None:
                     port = subject.partition("/")[2]
                     labels = {"runtime": "torchserve", "model": self.models[subject], "addresses": f"127.0.0.1:{port}"}
-                table.subjects.add(id=subject, labels=labels)
+                table.subjects.add(id=subject, labels=labels | self.labels.get(subject, {}))
         schema.hash = schema_hash(schema)
         check_schema(schema)
         return schema
@@ -285,10 +286,16 @@ class Fleet:
         gpus: bool = False,
         window_seconds: float = 1.0,
         scored: bool = False,
+        labels: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`nodes` holds, for each node, the model of each of its instances; `scored`: whether their handlers count scores."""
+        """`nodes` holds, for each node, the model of each of its instances; `scored`: whether their handlers count scores.
+
+        `labels` are those that a subject has besides.
+        """
         chance = np.random.default_rng(seed)
-        self.nodes = [Node(f"n{k}", models, chance, noise or Noise(), gpus, scored) for k, models in enumerate(nodes)]
+        self.nodes = [
+            Node(f"n{k}", models, chance, noise or Noise(), gpus, scored, labels) for k, models in enumerate(nodes)
+        ]
         self.window_seconds = window_seconds
         self.now_ns = START_NS
         self.fault: Fault | None = None
@@ -334,6 +341,9 @@ class Silent:
 
     def explain(self, history: History, subject: str, since_unix_ns: int, peers: Sequence[str]) -> list[query.Cause]:
         return [query.Cause(subject=subject, mechanism="unknown", confidence=0.1)]
+
+    def blamed(self, history: History, instance: str, since_unix_ns: int) -> list[str]:
+        return []
 
 
 class Stage:
