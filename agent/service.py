@@ -25,6 +25,7 @@ from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import PROTOCOL, Malformed, check_labels, check_node_name
 from trimtab.agent.wire.exposition import PATH, serve
 from trimtab.agent.wire.metrics import Metrics
+from trimtab.agent.wire.places import check_places
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ def _check(node: str, labels: dict[str, str]) -> None:
         raise TrimtabError(f"{error}; set agent.node, which stands for the host name", Exit.SETTINGS) from error
     try:
         check_labels("agent.labels", labels)
+        check_places("agent.labels", labels)
     except Malformed as error:
         raise TrimtabError(f"{error}; set fewer or shorter ones", Exit.SETTINGS) from error
 

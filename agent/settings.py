@@ -49,7 +49,7 @@ class AgentSettings(Section, frozen=True):
     node: str = ""
     """Name of this node in the fleet; empty: the host name."""
     labels: dict[str, str] = {}
-    """Free labels of the node, such as rack = "r7"."""
+    """Free labels of the node. `rack` and `switch` say what it shares with others: what most of a rack suffers from is one incident."""
     collector: Port = "127.0.0.1:7470"
     """Where the collector listens."""
     window_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=60)] = 1.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +21,8 @@ from trimtab.detector.settings import DetectorSettings
 Bools = NDArray[np.bool_]
 TYPICAL, TAIL, ERRORS = range(len(FEATURES))
 ERRORS_MIN = 3
-# Share of the last ticks that must be bad, so that one good second does not hide a fault, nor one bad second make one.
-_MOST = 0.8
-SHARE_OF_GROUP = 2 / 3
-"""So many of its members must be worse for a group to be so as a whole."""
+MOST = 0.8
+"""Share of the last ticks that must be bad, so that one good second does not hide a fault, nor one bad second make one."""
 # An instance that was never seen to serve may still be loading its model.
 _LOADING_FACTOR = 15.0
 # With too few peers, or with nobody at all to compare with, only that it lasts tells a fault from a busy host.
@@ -256,7 +252,7 @@ class Judge:
             | (hard & self._most(HARD, self._settings.open_seconds * loading, readings))
         )
 
-    def _most(self, flag: int, seconds: NDArray[np.float64], readings: Readings, share: float = _MOST) -> Bools:
+    def _most(self, flag: int, seconds: NDArray[np.float64], readings: Readings, share: float = MOST) -> Bools:
         with np.errstate(invalid="ignore"):
             ticks = np.ceil(np.nan_to_num(seconds / readings.slot_seconds, nan=self._depth))
         ticks = np.clip(ticks, 2, self._depth).astype(np.int64)
@@ -292,55 +288,3 @@ def _mean_of_others(values: NDArray[Any], groups: NDArray[np.int64]) -> NDArray[
     rest = total[groups] - np.where(known, values, 0)
     mean: NDArray[np.float64] = np.divide(rest, others, out=np.full_like(rest, np.nan), where=others > 0)
     return mean
-
-
-class Common:
-    """Tells when all instances of a model, or of a node, are worse together."""
-
-    def __init__(self, settings: DetectorSettings) -> None:
-        self._ticks = max(2, math.ceil(settings.common_open_seconds))
-        self._last: dict[str, deque[bool]] = {}
-
-    def observe(
-        self, verdicts: Verdicts, models: Sequence[str], nodes: Sequence[str]
-    ) -> list[tuple[str, NDArray[np.int64]]]:
-        """Take note of this tick; the subjects that are lastingly worse as a whole, "NODE" or "model NAME", with their rows."""
-        rows = np.flatnonzero(verdicts.fresh)
-        members: dict[str, list[int]] = {}
-        for row in rows.tolist():
-            members.setdefault(nodes[row], []).append(row)
-            if models[row]:
-                members.setdefault(f"model {models[row]}", []).append(row)
-        members = {subject: group for subject, group in members.items() if len(group) > 1}
-        common = verdicts.common.tolist()
-        now = {s: sum([common[row] for row in g]) >= SHARE_OF_GROUP * len(g) for s, g in members.items()}
-        self._last = {s: self._last.get(s, deque(maxlen=self._ticks)) for s in members}
-        for subject, ill in now.items():
-            self._last[subject].append(ill)
-        lasting = [s for s in members if now[s] and sum(self._last[s]) >= _MOST * self._ticks]
-        return _widest(lasting, members, verdicts, rows, models)
-
-
-def _widest(
-    lasting: list[str],
-    members: dict[str, list[int]],
-    verdicts: Verdicts,
-    known: NDArray[np.int64],
-    models: Sequence[str],
-) -> list[tuple[str, NDArray[np.int64]]]:
-    """One subject for one fault: the node where others are well or several models suffer, else the model."""
-    covered: set[int] = set()
-    found: dict[str, NDArray[np.int64]] = {}
-    for subject in sorted(lasting, key=lambda s: s.startswith("model ")):
-        widest = subject
-        if not subject.startswith("model "):
-            served = {models[row] for row in members[subject]}
-            others = np.setdiff1d(known, members[subject])
-            # Where the rest suffers too, if only a little so far, it is not this node's fault.
-            shared = not len(others) or float(np.mean(verdicts.raised[others])) >= 0.5
-            widest = f"model {served.pop()}" if len(served) == 1 and shared else subject
-        group = members.get(widest, [])
-        if {row for row in group if verdicts.common[row]} - covered:
-            covered.update(group)
-            found[widest] = np.asarray(group, dtype=np.int64)
-    return list(found.items())

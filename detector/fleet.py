@@ -72,7 +72,9 @@ def _addresses(label: str) -> tuple[str, ...]:
 
 
 def _incident(instance: str, row: int, rows: Rows, verdicts: Verdicts, incidents: Mapping[str, Open]) -> Open | None:
-    """The open incident of the instance, else that of its node for as long as the instance suffers from it."""
+    """The open incident of the instance, else that of its node or place for as long as the instance suffers from it."""
     own = incidents.get(instance)
-    of_node = incidents.get(rows.nodes[row])
-    return own or (of_node if of_node and np.any(verdicts.worse[row]) else None)
+    if own is not None or not np.any(verdicts.worse[row]):
+        return own
+    above = map(incidents.get, (rows.nodes[row], *rows.places(row)))
+    return next((entry for entry in above if entry is not None), None)

@@ -9,10 +9,9 @@ from functools import lru_cache
 from typing import TypeVar
 
 from trimtab.agent.wire.calls import unpack
+from trimtab.agent.wire.places import places
 from trimtab.detector.history import INSTANCE, NODE, History, Node
 
-PLACES = ("rack", "switch")
-"""Labels of a node that name what it shares with others; a place is "rack NAME" or "switch NAME"."""
 K = TypeVar("K", bound=Hashable)
 
 
@@ -37,7 +36,7 @@ class Topology:
     callers: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The instances that call each, in order."""
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """By node; only of those that say where they stand."""
+    """By node, as in `trimtab.agent.wire.places`; only of those that say where they stand."""
     _facts: dict[str, _Facts] = field(default_factory=dict)
 
     def update(self, history: History) -> None:
@@ -56,6 +55,10 @@ class Topology:
             for callee in callees:
                 callers.setdefault(callee, []).append(caller)
         self.callers = {callee: tuple(sorted(found)) for callee, found in callers.items()}
+
+    def nodes(self, place: str) -> list[str]:
+        """Those that stand there; none for what is no place."""
+        return sorted(node for node, places in self.places.items() if place in places)
 
     def _resolve(self) -> dict[str, tuple[str, ...]]:
         if not any(facts.calls for facts in self._facts.values()):
@@ -78,7 +81,7 @@ def _read(node: Node) -> _Facts:
     own = node.tables[NODE].labels.get(node.name, {}) if NODE in node.tables else {}
     facts = _Facts(
         schema_hash=node.schema_hash,
-        places=tuple(f"{place} {own[place]}" for place in PLACES if own.get(place)),
+        places=places(own),
         addresses={},
         ports={},
         calls={id_: calls for id_, labels in instances.items() if (calls := unpack(labels))},

@@ -13,20 +13,22 @@ from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.analysis import Journal
 from trimtab.collector.window import Window
 from trimtab.detector.callers import Callers, Standing
-from trimtab.detector.decide import ERRORS, SHARE_OF_GROUP, Common, Judge, Verdicts, margins
+from trimtab.detector.decide import ERRORS, Judge, Verdicts, margins
 from trimtab.detector.drift import Drift
 from trimtab.detector.drift_cause import is_drift
 from trimtab.detector.explain import Explainer
 from trimtab.detector.features import Readings, read
 from trimtab.detector.fleet import state
 from trimtab.detector.force import in_force
-from trimtab.detector.history import INSTANCE, History
+from trimtab.detector.history import INSTANCE, MERGE_SECONDS, History
 from trimtab.detector.incident import Finding, Incidents, Open
 from trimtab.detector.onset import onset, symptom
+from trimtab.detector.robust import Array
 from trimtab.detector.rows import Rows
 from trimtab.detector.settings import DetectorSettings
 from trimtab.detector.silent import Silent
 from trimtab.detector.silent_cause import is_silence
+from trimtab.detector.together import SHARE_OF_GROUP, Common, Places
 from trimtab.detector.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,8 @@ class Watch:
         self._settings, self._explainer = settings, explainer
         self._history = History(history_seconds)
         self._judge, self._common = Judge(settings), Common(settings)
+        # The merge of the last seconds remembers what is over.
+        self._places = Places(math.ceil(settings.open_seconds + MERGE_SECONDS))
         self._incidents = Incidents(settings)
         self._drift = Drift(settings, self._incidents)
         self._silent = Silent(settings.stale_seconds, self._incidents)
@@ -74,7 +78,8 @@ class Watch:
         self._silent.tick(self._history, now_unix_ns, seconds)
         readings = read(self._history, self._rows.ids, now_unix_ns, self._settings.stale_seconds)
         verdicts = self._judge.judge(readings, self._rows.groups, self._rows.node_groups)
-        for subject, rows in self._common.observe(verdicts, self._rows.models, self._rows.nodes):
+        self._places.observe(verdicts, self._rows)
+        for subject, rows in self._common.observe(verdicts, self._rows):
             self._raise_common(subject, rows, readings, verdicts, now_unix_ns)
         for row in np.flatnonzero(verdicts.opens).tolist():
             self._raise_instance(row, readings, verdicts, now_unix_ns)
@@ -102,7 +107,7 @@ class Watch:
                     i: table.models[i] for i, seen in zip(table.ids, table.seen, strict=True) if seen >= reach
                 }
         self._topology.update(self._history)
-        forgotten = self._rows.update(instances)
+        forgotten = self._rows.update(instances, self._topology.places)
         self._judge.forget(forgotten)
         self._judge.resize(len(self._rows.ids))
         if self._history.ignored > self._ignored:
@@ -114,27 +119,33 @@ class Watch:
     ) -> None:
         members = [self._rows.ids[row] for row in rows.tolist()]
         ill = [row for row in rows.tolist() if verdicts.common[row]]
-        models, nodes = {self._rows.models[row] for row in ill}, {self._rows.nodes[row] for row in ill}
+        if subject in self._rows.places(ill[0]):
+            self._raise_place(subject, ill, readings, verdicts, now_unix_ns)
+            return
         # An instance that is drained loads the others, and a node's fault is its models' too: neither is a second fault.
-        if self._open_about(subject, [*members, *nodes, *(f"model {model}" for model in models)]):
+        if self._open_about(subject, [*members, *(s for row in ill for s in self._above(row))]):
             return
         looked_at = ill[:: math.ceil(len(ill) / PEERS_MAX)]
         held = [row for row in looked_at if self._is_held(row, readings, verdicts, now_unix_ns)]
-        if len(held) > (1 - SHARE_OF_GROUP) * len(looked_at):
-            return
-        finding = Finding(
-            subject=subject,
-            node=nodes.pop() if len(nodes) == 1 else "",
-            model=models.pop() if len(models) == 1 else "",
-            since_unix_ns=self._onset(ill, readings, verdicts, now_unix_ns),
-            symptom=symptom(readings, verdicts, ill),
-            score=float(np.nanmax(verdicts.by_own[ill], initial=0)),
-        )
-        self._open(finding, now_unix_ns)
+        if len(held) <= (1 - SHARE_OF_GROUP) * len(looked_at):
+            self._open(subject, ill, verdicts.by_own, readings, verdicts, now_unix_ns)
+
+    def _raise_place(
+        self, place: str, ill: Sequence[int], readings: Readings, verdicts: Verdicts, now_unix_ns: int
+    ) -> None:
+        untold = [row for row in ill if not self._open_about(self._rows.ids[row], self._above(row))]
+        if untold:
+            self._open(place, ill, verdicts.by_own, readings, verdicts, now_unix_ns)
 
     def _raise_instance(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> None:
         instance, node = self._rows.ids[row], self._rows.nodes[row]
         if self._is_held(row, readings, verdicts, now_unix_ns):
+            return
+        # What may be the fault of all that stands there waits until that is known.
+        if shared := [place for place in self._rows.places(row) if self._places.is_worse(place)]:
+            if lasting := [place for place in shared if self._places.lasts(place)]:
+                ill = [r for r in self._rows.members(lasting[0]) if verdicts.fresh[r] and verdicts.worse[r]]
+                self._raise_place(lasting[0], ill, readings, verdicts, now_unix_ns)
             return
         mates = [r for r in self._rows.members(node) if verdicts.fresh[r]]
         ill = [r for r in mates if verdicts.alone[r]]
@@ -142,26 +153,21 @@ class Watch:
         whole = len(mates) > 1 and len(ill) == len(mates)
         whole = whole and not any(self._is_held(r, readings, verdicts, now_unix_ns) for r in ill)
         subject, rows = (node, ill) if whole else (instance, [row])
-        about = [subject, instance, node, f"model {self._rows.models[row]}"]
+        about = [subject, instance, *self._above(row)]
         if any(s in self._incidents.open for s in about) or (
             whole and self._open_about(node, [self._rows.ids[r] for r in ill])
         ):
             return
-        models = {self._rows.models[r] for r in rows}
-        finding = Finding(
-            subject=subject,
-            node=node,
-            model=models.pop() if len(models) == 1 else "",
-            since_unix_ns=self._onset(rows, readings, verdicts, now_unix_ns),
-            symptom=symptom(readings, verdicts, rows),
-            score=float(np.nanmax(verdicts.score[rows], initial=0)),
-        )
-        self._open(finding, now_unix_ns)
+        self._open(subject, rows, verdicts.score, readings, verdicts, now_unix_ns)
+
+    def _above(self, row: int) -> list[str]:
+        """The subjects besides itself whose fault may be this instance's."""
+        return [self._rows.nodes[row], f"model {self._rows.models[row]}", *self._rows.places(row)]
 
     def _proved(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> bool:
         """Whether the cause of what ails this one instance is plain already."""
         instance = self._rows.ids[row]
-        about = [self._rows.nodes[row], f"model {self._rows.models[row]}"]
+        about = self._above(row)
         mates = {r for subject in about for r in self._rows.members(subject)} - {row}
         # What ails several at once takes its time to tell whose fault it is.
         if self._open_about(instance, about) or any(verdicts.worse[r] for r in mates):
@@ -180,7 +186,7 @@ class Watch:
             of = self._rows.row.get(callee)
             if of is None:
                 return ""
-            told = self._open_about(callee, [self._rows.nodes[of], f"model {self._rows.models[of]}"])
+            told = self._open_about(callee, self._above(of))
             return "told" if told else "worse" if verdicts.worse[of] else ""
 
         return self._callers.holds(
@@ -218,7 +224,18 @@ class Watch:
         near, far = [p for p in well if p.startswith(home)], [p for p in well if not p.startswith(home)]
         return near + far[:: math.ceil(len(far) / PEERS_MAX)]
 
-    def _open(self, finding: Finding, now_unix_ns: int) -> None:
+    def _open(
+        self, subject: str, rows: Sequence[int], scores: Array, readings: Readings, verdicts: Verdicts, now_unix_ns: int
+    ) -> None:
+        models, nodes = {self._rows.models[row] for row in rows}, {self._rows.nodes[row] for row in rows}
+        finding = Finding(
+            subject=subject,
+            node=nodes.pop() if len(nodes) == 1 else "",
+            model=models.pop() if len(models) == 1 else "",
+            since_unix_ns=self._onset(rows, readings, verdicts, now_unix_ns),
+            symptom=symptom(readings, verdicts, rows),
+            score=float(np.nanmax(scores[list(rows)], initial=0)),
+        )
         entry = self._incidents.raise_(finding, now_unix_ns)
         log.warning("incident %s: %s: %s", entry.incident.id, finding.subject, finding.symptom)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from trimtab.agent.wire import query_pb2 as pb
@@ -46,12 +47,16 @@ class Ranking:
 
     def explain(self, history: History, subject: str, since_unix_ns: int, peers: Sequence[str]) -> list[pb.Cause]:
         self._topology.update(history)
-        model = subject.removeprefix("model ")
-        if model == subject and "/" in subject:
+        nodes = self._topology.nodes(subject)
+        if "/" in subject and not nodes and not subject.startswith("model "):
             return _explain_one(Case(history, self._topology, subject, since_unix_ns, peers))
-        members = history.instances(model) if model != subject else [i for i, _ in history.all(INSTANCE, subject)]
-        cases = [Case(history, self._topology, member, since_unix_ns) for member in members[:MEMBERS_MAX]]
-        return _explain_all(cases, subject, with_peers=model == subject)
+        of_model = subject.startswith("model ") and not nodes
+        members = [i for node in nodes or [subject] for i, _ in history.all(INSTANCE, node)]
+        if of_model:
+            members = history.instances(subject.removeprefix("model "))
+        spread = members[:: max(1, math.ceil(len(members) / MEMBERS_MAX))]
+        cases = [Case(history, self._topology, member, since_unix_ns) for member in spread]
+        return _explain_all(cases, subject, of_model)
 
     def blamed(self, history: History, instance: str, since_unix_ns: int) -> list[str]:
         self._topology.update(history)
@@ -70,7 +75,7 @@ def _fitting(case: Case) -> Iterable[pb.Cause]:
     return (cause for cause in (*causes, slow_dependency(case)) if cause is not None)
 
 
-def _explain_all(cases: Sequence[Case], subject: str, with_peers: bool) -> list[pb.Cause]:
+def _explain_all(cases: Sequence[Case], subject: str, of_model: bool) -> list[pb.Cause]:
     """What most members have in common."""
     shared: dict[str, list[pb.Cause]] = {}
     for case in cases:
@@ -83,7 +88,7 @@ def _explain_all(cases: Sequence[Case], subject: str, with_peers: bool) -> list[
     causes = [c for c in causes if c.mechanism != "fail-fast errors"]
     for cause in causes:
         cause.summary = f"{cause.summary}; the same on most instances of {subject}"
-    regression = None if with_peers else _regression(cases, subject)
+    regression = _regression(cases, subject) if of_model else None
     found = _best([*causes, *([regression] if regression else [])])
     found = found or [_unknown(cases[0]) if cases else pb.Cause(subject=subject, mechanism="unknown", confidence=0.1)]
     with_callers(cases, found[0])

@@ -160,6 +160,8 @@ def test_ready_comes_with_the_first_window_and_stop_ends_it_in_order(
         (AgentSettings(labels={"k": "v" * 300}), r"agent\.labels"),
         (AgentSettings(labels={f"k{i}": "v" * 250 for i in range(17)}), r"agent\.labels.*shorter"),
         (AgentSettings(labels={f"k{i}": "" for i in range(65)}), r"agent\.labels"),
+        (AgentSettings(labels={"rack": "r" * 65}), r"agent\.labels\.rack: not at most 64 printable.*shorter"),
+        (AgentSettings(labels={"switch": "s\n1"}), r"agent\.labels\.switch: not at most 64 printable"),
         (AgentSettings(collector="192.0.2.1:7470"), r"agent\.collector.*tls"),
         (AgentSettings(metrics_listen="0.0.0.0:7472"), r"agent\.metrics_listen.*127\.0\.0\.1"),
     ],

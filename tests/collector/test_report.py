@@ -17,6 +17,7 @@ from tests.collector.sender import CLOCK, Recording, collecting, latency, publis
 from tests.collector.test_query import decision, incident, until
 from trimtab.agent.sketch.loglinear import of_seconds
 from trimtab.agent.wire import query_pb2 as q
+from trimtab.agent.wire.columns import schema_hash
 from trimtab.collector import actions
 from trimtab.collector.distribution import merged
 from trimtab.collector.impact import _slow
@@ -98,6 +99,22 @@ def test_users_that_were_hit_and_what_was_done(tmp_path: Path) -> None:
     assert over.impact.until_unix_ns == onset + 5 * SECOND
     assert not gone.HasField("impact")
     assert not gone.actions
+
+
+def test_a_rack_is_all_that_stands_there(tmp_path: Path) -> None:
+    onset = (CLOCK.unix_ns() - 30 * SECOND) // SECOND * SECOND
+    analysis = Recording()
+    placed = schema({"instance": (["requests_per_second"], INSTANCES), "node": (["cpu_cores"], ["n1"])})
+    placed.tables[1].subjects[0].labels["rack"] = "r 7"
+    placed.hash = schema_hash(placed)
+    with collecting(tmp_path, analysis=analysis) as (_, telemetry, query):
+        slow = both([[0.2] * 50, [0.2] * 50])
+        publish(telemetry, placed, window(1, placed, sketches=[slow], start_unix_ns=onset))
+        for number, subject in enumerate(["rack r 7", "rack r", "switch r 7"], 1):
+            analysis.journal.save_incident(incident(number, since_unix_ns=onset, subject=subject, node="", model="m"))
+        until(lambda: len(query.Incidents(q.IncidentsRequest()).incidents) == 3)
+        assert (asked(query).impact.instances, asked(query).impact.requests) == (2, 100)
+        assert not any(asked(query, f"i-{k}").HasField("impact") for k in (2, 3))
 
 
 def test_in_shadow_mode_what_would_be_done_is_told(tmp_path: Path) -> None:
