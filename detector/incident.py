@@ -25,7 +25,7 @@ class Finding:
     """A subject that was found degraded."""
 
     subject: str
-    """An instance, a node, or "model NAME"."""
+    """An instance, a node, "rack NAME" or "switch NAME", or "model NAME"."""
     node: str
     model: str
     since_unix_ns: int

@@ -14,6 +14,7 @@ from trimtab.rootcause.case import Case
 from trimtab.rootcause.dependency import blamed, slow_dependency, with_callers
 from trimtab.rootcause.evidence import evidence, levels, of_event
 from trimtab.rootcause.movement import Movement, Movements, steps_of
+from trimtab.rootcause.siblings import with_siblings
 from trimtab.rootcause.signatures import (
     CPU_USED,
     ERROR_RATIO,
@@ -132,7 +133,7 @@ def _fit(case: Case, signature: Signature) -> pb.Cause | None:
         before=f"{lead.before:.0%}" if lead.signal.endswith("_ratio") else quantity(lead.before, lead.unit),
         after=f"{lead.after:.0%}" if lead.signal.endswith("_ratio") else quantity(lead.after, lead.unit),
     )
-    return pb.Cause(
+    cause = pb.Cause(
         subject=lead.subject,
         mechanism=signature.mechanism,
         confidence=min(confidence, 0.99),
@@ -140,6 +141,9 @@ def _fit(case: Case, signature: Signature) -> pb.Cause | None:
         remedy=signature.remedy,
         evidence=listed,
     )
+    if signature.link and leads:
+        with_siblings(case, leads[0][0], cause)
+    return cause
 
 
 def _own_moved(case: Case, signs: Iterable[tuple[Sign, tuple[Movements, Movement] | None]]) -> bool:

@@ -67,6 +67,8 @@ class Signature:
     """It is not this when one of these moved on most peers as well."""
     common: bool = False
     """What leads may have moved on the peers as well: it comes from outside, and hits all."""
+    link: bool = False
+    """It may be of the link that the GPUs below one PCIe root port share: whether theirs moved as well is told."""
 
 
 def _instance(signal: str, direction: int, minimum: float, factor: float = 1.0, sparse: bool = False) -> Sign:
@@ -95,6 +97,7 @@ SIGNATURES = (
         "GPU lost",
         0.97,
         leads=(_gpu("lost", 1, 0.5),),
+        link=True,
         events=("gpu_lost",),
         summary="{subject} fell off the bus",
         remedy="Drain the node, look for XID 79 in the kernel log, and reset or reseat the GPU.",
@@ -158,6 +161,7 @@ SIGNATURES = (
             _gpu("pcie_generation", -1, 0.5),
             _gpu("pcie_replays_per_second", 1, 1.0, 3.0, True),
         ),
+        link=True,
         summary="the PCIe link of {subject} got worse: {signal} {before} → {after}",
         remedy="Reseat the card or its riser; look for AER messages in the kernel log.",
     ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from trimtab.agent.nvml import fabric, fast, faults, library, nvlink, slow, tenants, throttle
 from trimtab.agent.nvml.card import Card
+from trimtab.agent.nvml.slot import slot
 from trimtab.agent.nvml.slow import SLOW_SECONDS
 from trimtab.agent.registry import Host, Reading, Signal
 
@@ -19,6 +20,7 @@ _NOT_SENT = {"nvlink_links_up_most"}
 @dataclass(slots=True)
 class _Gpu:
     card: Card
+    slot: dict[str, str]
     faults: faults.Faults = field(default_factory=faults.Faults)
     was_lost: bool = False
 
@@ -43,7 +45,10 @@ class Gpu:
         devices = library.connect()
         now = self._clock.monotonic()
         # The slow readings of several GPUs are spread: none of the windows pays for all of them.
-        self._gpus = [_Gpu(Card(one, now + SLOW_SECONDS * (1 + n) / len(devices))) for n, one in enumerate(devices)]
+        self._gpus = [
+            _Gpu(Card(one, now + SLOW_SECONDS * (1 + n) / len(devices)), slot(one.address))
+            for n, one in enumerate(devices)
+        ]
         self._driver = str(library.call("nvmlSystemGetDriverVersion") or "")
         self._tenants = tenants.Tenants(self._node)
 
@@ -67,7 +72,13 @@ class Gpu:
         device = gpu.card.device
         subject = f"{self._node}/gpu/{device.uuid}"
         reading.label(
-            "gpu", subject, index=str(device.index), name=device.name, driver=self._driver, pci=device.address
+            "gpu",
+            subject,
+            index=str(device.index),
+            name=device.name,
+            driver=self._driver,
+            pci=device.address,
+            **gpu.slot,
         )
         changes = gpu.faults.step(now, values)
         for name, value in (values | gpu.faults.values).items():

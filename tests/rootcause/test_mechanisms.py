@@ -167,6 +167,27 @@ def test_a_missing_signal_is_no_movement() -> None:
     assert [c.mechanism for c in stage.incidents[0].causes] == ["unknown"]
 
 
+@pytest.mark.parametrize(("degraded", "told"), [((0, 1), "1 of 2 others"), ((0,), "0 of 2 others")])
+def test_gpus_that_share_a_root_port_are_told_of(degraded: tuple[int, ...], told: str) -> None:
+    def fault(scene: Scene, elapsed: float) -> None:
+        FAULTS["unknown"](scene, elapsed)
+        for number in degraded:
+            if (card := f"n0/gpu/GPU-{number}") in scene.signals:
+                scene.signals[card]["pcie_width"] = 4.0
+
+    root = {"pcie_root": "0000:40:01.1"}
+    cards = {f"n0/gpu/GPU-{number}": root for number in range(3)} | {"n0/gpu/GPU-3": {"pcie_root": "0000:80:01.1"}}
+    fleet = Fleet([("a",) * 4, ("a",) * 3], seed=5, gpus=True, noise=Noise(blips_per_second=0), labels=cards)
+    stage = Stage(fleet, Ranking())
+    stage.run(45)
+    stage.fleet.strike(fault)
+    stage.run(16)
+    cause = stage.incidents[0].causes[0]
+    assert (cause.mechanism, cause.subject) == ("PCIe degraded", CARD)
+    assert f"; the same on {told} below root port 0000:40:01.1" in cause.summary
+    assert [e.subject for e in cause.evidence if e.signal == "pcie_width"] == [f"n0/gpu/GPU-{n}" for n in degraded]
+
+
 def test_every_mechanism_is_documented() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "rootcause.md").read_text()
     known = {s.mechanism for s in SIGNATURES} | {"noisy neighbour", "model regression", "unknown"}
