@@ -37,13 +37,16 @@ class Topology:
     """The instances that call each, in order."""
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By node, as in `trimtab.agent.wire.places`; only of those that say where they stand."""
+    _known: dict[str, bytes] = field(default_factory=dict)
+    """By node, the hash of its schema."""
     _facts: dict[str, _Facts] = field(default_factory=dict)
 
     def update(self, history: History) -> None:
         """Take over what has changed: nothing is done while no schema has."""
-        known = {name: facts.schema_hash for name, facts in self._facts.items()}
-        if known == {name: node.schema_hash for name, node in history.nodes.items()}:
+        known = {name: node.schema_hash for name, node in history.nodes.items()}
+        if known == self._known:
             return
+        self._known = known
         self._facts = {
             name: facts if (facts := self._facts.get(name)) and facts.schema_hash == node.schema_hash else _read(node)
             for name, node in history.nodes.items()
