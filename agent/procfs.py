@@ -14,7 +14,7 @@ BYTES_MAX = 1 << 20
 DIGITS_MAX = 20
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-LISTEN = "0A"
+ESTABLISHED, LISTEN = "01", "0A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,13 +136,12 @@ def context_switches(text: str) -> int:
 
 def listeners(text: str) -> dict[int, tuple[str, int]]:
     """/proc/PID/net/tcp and tcp6: address and port of each listening socket, by its inode."""
-    out = {}
-    for line in text.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) >= 10 and fields[3] == LISTEN:
-            address, _, port = fields[1].partition(":")
-            out[whole(fields[9])] = (_address(address), _hex(port, 4))
-    return out
+    return {inode: local for inode, (local, _) in _sockets(text, LISTEN).items()}
+
+
+def established(text: str) -> dict[int, tuple[tuple[str, int], tuple[str, int]]]:
+    """/proc/PID/net/tcp and tcp6: local and remote address and port of each established connection, by the inode of its socket."""
+    return _sockets(text, ESTABLISHED)
 
 
 def local_ipv4(text: str) -> set[str]:
@@ -156,6 +155,16 @@ def global_ipv6(text: str) -> set[str]:
     """/proc/PID/net/if_inet6: the addresses of its network namespace that are good beyond one link."""
     rows = (line.split() for line in text.splitlines())
     return {str(ipaddress.IPv6Address(bytes.fromhex(row[0]))) for row in rows if len(row) == 6 and row[3] == "00"}
+
+
+def _sockets(text: str, state: str) -> dict[int, tuple[tuple[str, int], tuple[str, int]]]:
+    rows = (line.split() for line in text.splitlines()[1:])
+    return {whole(row[9]): (_end(row[1]), _end(row[2])) for row in rows if len(row) >= 10 and row[3] == state}
+
+
+def _end(text: str) -> tuple[str, int]:
+    address, _, port = text.partition(":")
+    return _address(address), _hex(port, 4)
 
 
 def _hex(digits: str, width: int) -> int:

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.agent.test_tcp import Netns
-from trimtab.agent import procfs
+from trimtab.agent import connections, procfs
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.collectors import calls
-from trimtab.agent.collectors.calls import LOOK_SECONDS, REMEMBER_SECONDS, REMEMBERED_MAX, Calls
+from trimtab.agent.collectors.calls import COSTLY_LOOK_SECONDS, LOOK_SECONDS, REMEMBER_SECONDS, REMEMBERED_MAX, Calls
 from trimtab.agent.collectors.own import Vitals
 from trimtab.agent.inet_diag import SocketDiag
+from trimtab.agent.processes import sockets, tree
 from trimtab.agent.registry import Host, Instance, Reading
 from trimtab.agent.runtimes.process import own_netns
 from trimtab.agent.window import Builder
@@ -218,13 +219,46 @@ def test_where_it_may_not_look_nothing_is_known(start: Start, monkeypatch: pytes
     for _ in range(2):
         watch.read(caller)
 
-    def refuse(pid: int, netns: int, work: object) -> None:
+    def refuse(pid: int, netns: int) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(calls, "inside", refuse)
+    monkeypatch.setattr(calls, "connections", refuse)
     reading = watch.read(caller)
     assert unpack(reading.labels["instance", caller.id]) == list(model.addresses), "what was known stays"
     assert reading.values == {}
+
+
+def test_without_sock_diag_proc_tells_the_same(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = start(SERVE)
+    caller = start(OF_ITSELF, model.port)
+    asked = connections.connections(caller.pid, caller.netns)
+
+    def refuse(pid: int, netns: int, work: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(connections, "inside", refuse)
+    read = connections.connections(caller.pid, caller.netns)
+    mine = {i for m in tree(caller.pid) for i in sockets(m.pid)}
+    assert {i: c for i, c in read.opened.items() if i in mine} == {i: c for i, c in asked.opened.items() if i in mine}
+    assert read.listening[caller.port] == asked.listening[caller.port]
+    assert read.left_out == 0
+    watch = Watch()
+    for _ in range(round(COSTLY_LOOK_SECONDS / LOOK_SECONDS)):
+        assert watch.read(caller, model).labels == {}, "such a look is seldom"
+    assert watch.calls(caller, model) == {caller.id: list(model.addresses), model.id: []}
+    assert watch.read(caller).values["instance", caller.id, "callees"] == 1, "and holds until the next"
+
+
+def test_where_proc_is_cut_off_that_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        kept = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+        monkeypatch.setattr(procfs, "BYTES_MAX", 4000)
+        found = connections.of_proc(os.getpid())
+        assert found.left_out >= 1
+        assert len(found.opened) < len(kept)
+        for each in kept:
+            each.close()
 
 
 @pytest.fixture
