@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from trimtab.collector.distribution import merged
 from trimtab.collector.impact import _slow
 from trimtab.collector.roller import Roller
 from trimtab.collector.scope import utc
+from trimtab.collector.store import Store
 from trimtab.collector.vitals import Vitals
 
 SECOND = 1_000_000_000
@@ -162,18 +163,26 @@ def test_sampled_requests_count_for_those_that_were_not() -> None:
     assert math.isnan(_slow({1: usual}, {2: now}))
 
 
-@pytest.mark.parametrize("span", [(0, 1), (30, 90), (30, 45), (61, 200), (0, 7300), (59, 3661), (3599, 3601)])
-def test_rollups_end_where_they_are_asked_to(tmp_path: Path, span: tuple[int, int]) -> None:
-    store = opened(tmp_path)
+ROLLED_SECONDS = range(0, 7300, 7)
+
+
+@pytest.fixture(scope="module")
+def rolled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Two hours of windows, as far as they go rolled up into minutes and hours."""
+    store = opened(tmp_path_factory.mktemp("rolled"))
     connection = store.cursor()
-    seconds = range(0, 7300, 7)
     connection.execute("INSERT INTO subjects VALUES (1, 'instance', 'n1/1', 'n1', MAP {}, true)")
-    starts = [START_US + s * 1_000_000 for s in seconds]
-    put(connection, [1] * len(starts), starts, **sketches([[0.01 * (1 + s % 5)] for s in seconds]))
+    starts = [START_US + s * 1_000_000 for s in ROLLED_SECONDS]
+    put(connection, [1] * len(starts), starts, **sketches([[0.01 * (1 + s % 5)] for s in ROLLED_SECONDS]))
     roller = Roller(store, connection, Vitals())
     while roller.turn(START_US + 7300 * 1_000_000 + 10 * MINUTE_US, threading.Event()):
         pass
-    since, end = (utc((START_US + s * 1_000_000) * 1000) for s in span)
-    found = merged(connection, "request_latency", [1], since, end)
-    assert found.counts.sum() == sum(span[0] <= s < span[1] for s in seconds)
+    yield store
     store.close()
+
+
+@pytest.mark.parametrize("span", [(0, 1), (30, 90), (30, 45), (61, 200), (0, 7300), (59, 3661), (3599, 3601)])
+def test_rollups_end_where_they_are_asked_to(rolled: Store, span: tuple[int, int]) -> None:
+    since, end = (utc((START_US + s * 1_000_000) * 1000) for s in span)
+    found = merged(rolled.cursor(), "request_latency", [1], since, end)
+    assert found.counts.sum() == sum(span[0] <= s < span[1] for s in ROLLED_SECONDS)
