@@ -19,8 +19,10 @@ demo: apt venv
 campaign: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.campaign $(ARGS)
 
+# Two tests at a time where that changes nothing (tests/conftest.py): ARGS="-n 0 tests/…" for one at a time, as a debugger needs it.
+# A test that is killed for its time ends the run, as it does with one process.
 test: apt venv $(BIN)/promtool $(VENV)/alertmanager
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest $(ARGS)
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --max-worker-restart 0 $(ARGS)
 
 # They check the metrics pages. They are taken out of their package, because installing that would start a Prometheus.
 $(BIN)/promtool: | venv

@@ -1,0 +1,72 @@
+"""`-n 2`: two tests at a time, but for those that look at the machine. They have it to themselves, after all others.
+
+Without `-n` it is one after the other, in the order in which they are written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator
+from typing import Any
+
+import hypothesis
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+ALONE = {
+    "tests/agent/": "They count what the kernel does, and it may skip one event whenever anybody loads a program into it.",
+    "tests/bench/": "They measure time and memory.",
+    "tests/e2e/": "They compare the clients' clocks with the kernel's, and take single cores away from servers.",
+}
+"""Whose tests these are, and why."""
+_SHARE = pytest.StashKey[int]()
+"""Of a worker: the checkout, opened. Its lock stands for the machine."""
+
+# No test times anything: how long one example takes says how busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
+
+
+def alone(nodeid: str) -> bool:
+    """Whether nothing else may run beside this test."""
+    return nodeid.startswith(tuple(ALONE))
+
+
+class Sharing(LoadFileScheduling):
+    """Gives a worker a file at a time. All that runs alone goes to one of them: its servers and eBPF programs are started once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope: str = "alone" if alone(nodeid) else super()._split_scope(nodeid)
+        return scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    # As `pytest_collection_modifyitems` has put them.
+    config.option.loadscopereorder = False
+    return Sharing(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):
+        config.stash[_SHARE] = os.open(config.rootpath, os.O_RDONLY)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # The process of a worker lives on when its tests are over.
+    if _SHARE in config.stash:
+        os.close(config.stash[_SHARE])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs alone is last; before it, sorted by the names of files, what computes is mixed with what waits."""
+    if _SHARE in config.stash:
+        items.sort(key=lambda item: (True, "") if alone(item.nodeid) else (False, item.path.name))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the other worker to be done with its last test before the first that runs alone. No test's time runs meanwhile."""
+    if (share := item.config.stash.get(_SHARE, None)) is not None:
+        fcntl.flock(share, fcntl.LOCK_EX if alone(item.nodeid) else fcntl.LOCK_SH)
+    return (yield)
