@@ -1,4 +1,4 @@
-"""`-n 2`: two tests at a time, but for those that look at the machine. They have it to themselves, after all others.
+"""`-n 2`: two tests at a time, but for those that measure: they have the machine to themselves, after all others.
 
 Without `-n` it is one after the other, in the order in which they are written.
 """
@@ -15,11 +15,15 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 ALONE = {
-    "tests/agent/": "They count what the kernel does, and it may skip one event whenever anybody loads a program into it.",
     "tests/bench/": "They measure time and memory.",
     "tests/e2e/": "They compare the clients' clocks with the kernel's, and take single cores away from servers.",
 }
-"""Whose tests these are, and why."""
+"""Whose tests these are, and why nothing may run beside them."""
+KERNEL = {
+    "tests/agent/": "They count every event. The kernel may skip one whenever another program is attached.",
+    "tests/packaging/test_notify.py": "Its agents attach programs.",
+}
+"""Those of which no two run at a time, and why; others may run beside them."""
 _SHARE = pytest.StashKey[int]()
 """Of a worker: the checkout, opened. Its lock stands for the machine."""
 
@@ -33,11 +37,16 @@ def alone(nodeid: str) -> bool:
     return nodeid.startswith(tuple(ALONE))
 
 
+def kernel(nodeid: str) -> bool:
+    """Whether it attaches programs of its own."""
+    return nodeid.startswith(tuple(KERNEL))
+
+
 class Sharing(LoadFileScheduling):
-    """Gives a worker a file at a time. All that runs alone goes to one of them: its servers and eBPF programs are started once."""
+    """Gives a worker a file at a time; but one of them all that attaches programs, and one all that runs alone."""
 
     def _split_scope(self, nodeid: str) -> str:
-        scope: str = "alone" if alone(nodeid) else super()._split_scope(nodeid)
+        scope: str = "alone" if alone(nodeid) else "kernel" if kernel(nodeid) else super()._split_scope(nodeid)
         return scope
 
 
@@ -59,9 +68,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What runs alone is last; before it, sorted by the names of files, what computes is mixed with what waits."""
+    """The longest first, what runs alone last; between them by the names of files: then what computes runs beside what waits."""
     if _SHARE in config.stash:
-        items.sort(key=lambda item: (True, "") if alone(item.nodeid) else (False, item.path.name))
+        items.sort(key=lambda i: (alone(i.nodeid), not kernel(i.nodeid), "" if alone(i.nodeid) else i.path.name))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
