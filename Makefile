@@ -68,9 +68,11 @@ docs: venv
 
 venv: $(VENV)/.installed
 
+# pip would compile on one core. What some packages bring for another Python cannot be compiled.
 $(VENV)/.installed: pyproject.toml constraints.txt | apt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
+	$(BIN)/pip install --quiet --no-compile $(PIP_ARGS) --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 # Asks the package manager only for what is missing, so that a second run needs no network.
