@@ -63,6 +63,10 @@ def limited() -> Iterator[Path]:
         if not limit.exists():
             pytest.skip("this cgroup has no memory controller")
         limit.write_text(str(24 << 20))
+        # Where the machine has swap, it is no way out.
+        for name, room in (("memory.memsw.limit_in_bytes", 24 << 20), ("memory.swap.max", 0)):
+            if (group / name).exists():
+                (group / name).write_text(str(room))
         yield group
     finally:
         until(lambda: not procfs.read(f"{group}/cgroup.procs"))
