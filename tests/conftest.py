@@ -16,11 +16,15 @@ from xdist.scheduler import LoadFileScheduling
 
 ALONE = {
     "tests/bench/": "They measure time and memory.",
-    "tests/e2e/": "They compare the clients' clocks with the kernel's, and take single cores away from servers.",
+    "tests/e2e/test_accuracy.py": "They compare the clients' clocks with the kernel's, within 5 %.",
+    "tests/e2e/test_campaign_faults.py": "They take cores, memory and the disk away from servers.",
+    "tests/e2e/test_fleet.py": "They take cores away from servers.",
+    "tests/e2e/test_hostile.py": "They compare the clients' clocks with the kernel's, within 5 %.",
 }
 """Whose tests these are, and why nothing may run beside them."""
 KERNEL = {
     "tests/agent/": "They count every event. The kernel may skip one whenever another program is attached.",
+    "tests/e2e/test_system.py": "Its agents attach programs.",
     "tests/packaging/test_notify.py": "Its agents attach programs.",
 }
 """Those of which no two run at a time, and why; others may run beside them."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import alone, kernel
+
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("agent", "collector", "detector", "rootcause", "actuator")
 SHARED_BY_AGENT = {"wire", "sketch", "clock", "settings"}
@@ -71,3 +73,8 @@ def test_no_name_says_nothing() -> None:
     empty = {"utils", "util", "helpers", "helper", "manager", "common", "misc"}
     found = [p for floor in FLOORS for p in sources(floor) if p.stem in empty or p.parent.name in empty]
     assert found == []
+
+
+def test_no_test_attaches_programs_beside_another_that_does(request: pytest.FixtureRequest) -> None:
+    attaching = [item.nodeid for item in request.session.items if item.get_closest_marker("ebpf")]
+    assert [each for each in attaching if not (kernel(each) or alone(each))] == [], "tests/conftest.py says which do"
