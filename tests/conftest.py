@@ -15,6 +15,8 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 ALONE = {
+    "tests/agent/test_host.py": "They tell how busy the machine's cores are.",
+    "tests/agent/test_process.py": "They tell what others leave of a core.",
     "tests/bench/": "They measure time and memory.",
     "tests/e2e/test_accuracy.py": "They compare the clients' clocks with the kernel's, within 5 %.",
     "tests/e2e/test_campaign_faults.py": "They take cores, memory and the disk away from servers.",
