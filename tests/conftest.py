@@ -12,7 +12,6 @@ from typing import Any
 
 import hypothesis
 import pytest
-from xdist.scheduler import LoadFileScheduling
 
 ALONE = {
     "tests/agent/test_host.py": "They tell how busy the machine's cores are.",
@@ -48,15 +47,17 @@ def kernel(nodeid: str) -> bool:
     return nodeid.startswith(tuple(KERNEL))
 
 
-class Sharing(LoadFileScheduling):
-    """Gives a worker a file at a time; but one of them all that attaches programs, and one all that runs alone."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
-        scope: str = "alone" if alone(nodeid) else "kernel" if kernel(nodeid) else super()._split_scope(nodeid)
-        return scope
+    class Sharing(LoadFileScheduling):
+        """Gives a worker a file at a time; but one of them all that attaches programs, and one all that runs alone."""
 
+        def _split_scope(self, nodeid: str) -> str:
+            scope: str = "alone" if alone(nodeid) else "kernel" if kernel(nodeid) else super()._split_scope(nodeid)
+            return scope
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
     # As `pytest_collection_modifyitems` has put them.
     config.option.loadscopereorder = False
     return Sharing(config, log)
