@@ -17,6 +17,7 @@ ALONE = {
     "tests/agent/test_host.py": "They tell how busy the machine's cores are.",
     "tests/agent/test_process.py": "They tell what others leave of a core.",
     "tests/bench/": "They measure time and memory.",
+    "tests/collector/test_floods.py": "They take all cores, and bound the memory that a collector has meanwhile.",
     "tests/e2e/test_accuracy.py": "They compare the clients' clocks with the kernel's, within 5 %.",
     "tests/e2e/test_campaign_faults.py": "They take cores, memory and the disk away from servers.",
     "tests/e2e/test_fleet.py": "They take cores away from servers.",
