@@ -21,6 +21,7 @@ from rich.table import Table
 from tests.bench.command import run
 from tests.detector.faults import FAULTS, VICTIM, signals, together
 from tests.detector.fleet import Fleet, Scene, Stage
+from tests.e2e.campaign.score import Share
 from trimtab.rootcause.rank import Ranking
 
 Told = tuple[str, str, float]
@@ -90,13 +91,30 @@ def bins(told: Sequence[Told]) -> list[dict[str, float]]:
     return found
 
 
+def draw(found: Sequence[dict[str, float]], file: Path) -> None:
+    """What was right against what was told; on the diagonal is who keeps his word. Bars are Wilson's 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1)
+    for b in found:
+        low, high = Share(round(b["right"] * b["count"]), round(b["count"])).interval
+        axes.plot([b["told"]] * 2, [low, high], color="tab:blue", linewidth=2)
+        axes.plot(b["told"], b["right"], "o", color="tab:blue")
+        axes.annotate(f"{b['count']:.0f}", (b["told"], b["right"]), textcoords="offset points", xytext=(7, -4))
+    axes.set(xlabel="confidence told", ylabel="share that was right", xlim=(0, 1.05), ylim=(0, 1.05))
+    figure.savefig(file, metadata={"Date": None})
+
+
 @click.command()
 @click.option("--seeds", default=3, show_default=True, help="Fleets of each mechanism.")
 @click.option(
     "--campaign", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Results of `make campaign`."
 )
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into this SVG file.")
 @click.option("--workers", default=2, show_default=True)
-def main(seeds: int, campaign: Path | None, workers: int) -> None:
+def main(seeds: int, campaign: Path | None, plot: Path | None, workers: int) -> None:
     """How reliable the confidences are."""
     logging.disable(logging.WARNING)
     cases = [(mechanism, seed) for mechanism in FAULTS for seed in range(seeds)]
@@ -113,6 +131,8 @@ def main(seeds: int, campaign: Path | None, workers: int) -> None:
             f"{b['from']:.2f}-{b['to']:.2f}", f"{b['count']:.0f}", f"{b['told']:.2f}", f"{b['right']:.2f}", bar
         )
     Console(width=100).print(table)
+    if plot:
+        draw(found, plot)
     wrong: dict[str, int] = {}
     for truth, said, _ in told:
         if truth != said:
