@@ -9,6 +9,9 @@ from typing import Protocol
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.window import Window
 
+MEMORY_MAX = 65536
+"""Longest memory, characters."""
+
 
 class Journal(Protocol):
     """The store, as far as an analysis needs it."""
@@ -18,6 +21,15 @@ class Journal(Protocol):
 
     def save_incident(self, incident: pb.Incident) -> None:
         """Store a new or a changed incident; returns once it is queued."""
+
+    def memory(self) -> str:
+        """What the analysis asked to be remembered last; empty for nothing."""
+
+    def remember(self, memory: str) -> None:
+        """Store this, at most `MEMORY_MAX` characters, in place of it; returns once it is queued."""
+
+    def refuse_memory(self, why: str) -> None:
+        """It cannot be used: said, and counted."""
 
 
 class Analysis(Protocol):

@@ -38,7 +38,7 @@ def serve(line: socket.socket, analysis: Analysis) -> None:
         message = wire.ToAnalysis.FromString(data)
         match message.WhichOneof("content"):
             case "start":
-                found.known = list(message.start.incidents)
+                found.known, found.remembered = list(message.start.incidents), message.start.memory
                 analysis.start(found, found.changed)
             case "schema":
                 schemas.put(message.schema.node, message.schema.schema)
@@ -58,6 +58,7 @@ class _Found:
 
     def __init__(self) -> None:
         self.known: list[pb.Incident] = []
+        self.remembered = ""
         self.outcome = wire.Outcome()
 
     def incidents(self, limit: int = 1000) -> list[pb.Incident]:
@@ -65,6 +66,15 @@ class _Found:
 
     def save_incident(self, incident: pb.Incident) -> None:
         self.outcome.saved.append(incident)
+
+    def memory(self) -> str:
+        return self.remembered
+
+    def remember(self, memory: str) -> None:
+        self.outcome.memory = memory
+
+    def refuse_memory(self, why: str) -> None:
+        self.outcome.memory_refused = why
 
     def changed(self, incident: pb.Incident) -> None:
         self.outcome.changed.append(incident)

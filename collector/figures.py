@@ -16,6 +16,7 @@ from trimtab.collector.booking import Item
 from trimtab.collector.federate import Federation
 from trimtab.collector.inbox import Inbox
 from trimtab.collector.ingest import Connected
+from trimtab.collector.journal import StoredJournal
 from trimtab.collector.opening import redo_of
 from trimtab.collector.port.port import Port
 from trimtab.collector.store import Store
@@ -33,6 +34,7 @@ def figures_of(
     connected: Connected,
     port: Port,
     analyst: Analyst | AnalystApart,
+    journal: StoredJournal,
     clock: Clock,
     federation: Federation,
 ) -> list[Figure]:
@@ -49,6 +51,7 @@ def figures_of(
         Figure("question_seconds", "counter", "Time that took.", lambda: vitals.question_seconds),
         Figure("analysis_restarts", "counter", "How often the analysis had to be started again.", lambda: analyst.restarts),
         Figure("analysis_left_out_windows", "counter", "Windows that the analysis, being behind, left out.", lambda: analyst.left_out),
+        Figure("analysis_memories_damaged", "counter", "Times that what it had learnt was damaged.", lambda: journal.memories_refused),
         Figure("federate_cut_series", "gauge", "Series that the last page of the fleet had no room for.", lambda: federation.cut),
         Figure("webhook_sent", "counter", "Messages of incidents that were taken.", lambda: vitals.webhook_sent),
         Figure("webhook_failed", "counter", "Messages that were not, or were dropped.", lambda: vitals.webhook_failed),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,6 +13,8 @@ from trimtab.agent.wire.columns import TEXT_MAX, Malformed
 from trimtab.collector.arrow import Columns
 from trimtab.collector.store import Store
 from trimtab.collector.writer import Rows, Writer
+
+log = logging.getLogger(__name__)
 
 REPLY_MAX = 1000
 """Most incidents or decisions in one reply."""
@@ -34,6 +37,10 @@ INSERT INTO decision_records BY NAME
 SELECT * REPLACE (make_timestamp(decided) AS decided, from_hex(message) AS message) FROM incoming
 """
 _WEIGHTS = "INSERT INTO weights BY NAME SELECT * REPLACE (make_timestamp(decided) AS decided) FROM incoming"
+_MEMORY = "analysis_memory"
+_FORGET = "DELETE FROM meta USING incoming WHERE meta.key = incoming.key"
+_REMEMBER = "INSERT INTO meta BY NAME SELECT * FROM incoming"
+_FIND_MEMORY = "SELECT value FROM meta WHERE key = ?"
 _FIND_INCIDENTS = """
 SELECT message FROM incident_records WHERE ($id = '' OR id = $id) AND (NOT $open OR status = 'open')
 ORDER BY opened DESC, id DESC LIMIT $limit
@@ -47,6 +54,7 @@ class StoredJournal:
     def __init__(self, store: Store, writer: Writer) -> None:
         self._store = store
         self._writer = writer
+        self.memories_refused = 0
 
     def incidents(self, limit: int = REPLY_MAX, incident: str = "", open_only: bool = False) -> list[pb.Incident]:
         """Stored incidents, newest first. Raises StoreError."""
@@ -64,6 +72,21 @@ class StoredJournal:
     def save_incident(self, incident: pb.Incident) -> None:
         """Returns once it is queued."""
         self._writer.save(f"incident {incident.id}", _incident_rows(incident))
+
+    def memory(self) -> str:
+        """What the analysis asked to be remembered last; empty for nothing. Raises StoreError."""
+        with self._store.reading() as connection:
+            found = connection.execute(_FIND_MEMORY, [_MEMORY]).fetchone()
+        return str(found[0]) if found else ""
+
+    def remember(self, memory: str) -> None:
+        """Returns once it is queued. Raises StoreError when too much waits."""
+        rows = [(_FORGET, {"key": [_MEMORY]}), (_REMEMBER, {"key": [_MEMORY], "value": [memory]})]
+        self._writer.save("memory of the analysis", rows)
+
+    def refuse_memory(self, why: str) -> None:
+        self.memories_refused += 1
+        log.warning("what the analysis had learnt cannot be used, and it learns anew: %s", why)
 
     def record(self, decision: pb.Decision) -> Future[None]:
         """Queue a checked decision; the future is done once it is stored."""

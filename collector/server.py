@@ -158,6 +158,7 @@ class Collector:
                 connected=self._connected,
                 port=self._port,
                 analyst=self._analyst,
+                journal=self._journal,
                 clock=clock,
                 federation=federation,
             )

@@ -26,6 +26,7 @@ _SHAPE_MAX, _STRAIGHT = 0.4, 1e-3
 _MARGIN = 2.0
 # The memory fades over about so long: deploys change how a fleet trembles.
 _FADE_SECONDS = WEEK_SECONDS
+_ROUNDING = 1e-6
 
 
 class Budget:
@@ -106,4 +107,13 @@ class Budget:
         tail = state.get("tail")
         if tail is None or tail.shape != (4,) or not np.isfinite(tail).all() or (tail < 0).any():
             raise ValueError("state: tail must be four numbers that are not negative")
+        peaks, excesses, squares, _ = (float(v) for v in tail)
+        # No peak counts for more than this, and no squares are less than those of equal peaks.
+        most, slack = MOST - OVER, 1 + _ROUNDING
+        if (
+            excesses > slack * most * peaks
+            or squares > slack * most * excesses
+            or excesses**2 > slack * squares * peaks
+        ):
+            raise ValueError("state: tail: the sums fit no peaks")
         self._peaks, self._excesses, self._squares, self._instance_seconds = (float(v) for v in tail)

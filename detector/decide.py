@@ -91,7 +91,7 @@ class Judge:
         self._depth = min(1024, math.ceil(longest) + 2)
         self._ring = np.zeros((len(_FLAGS), 0, self._depth), dtype=np.bool_)
         self._newest = np.zeros(0, dtype=np.int64)
-        self._budget = Budget(settings.false_alarms_per_week)
+        self.budget = Budget(settings.false_alarms_per_week)
         self._strays: Array = np.full((0, math.ceil(settings.open_seconds) + 1), np.nan, dtype=np.float32)
         """float32 [instances, ticks]: the last deviations, newest first."""
 
@@ -102,7 +102,7 @@ class Judge:
         self._peers.resize(instances)
         self._ring = np.concatenate([self._ring, np.zeros((len(_FLAGS), more, self._depth), dtype=np.bool_)], axis=1)
         self._newest = np.concatenate([self._newest, np.full(more, -1, dtype=np.int64)])
-        self._budget.resize(instances)
+        self.budget.resize(instances)
         empty = np.full((more, self._strays.shape[1]), np.nan, dtype=np.float32)
         self._strays = np.concatenate([self._strays, empty])
 
@@ -110,7 +110,7 @@ class Judge:
         """These rows now stand for other instances."""
         self._own.forget(rows)
         self._peers.forget(rows)
-        self._budget.forget(rows)
+        self.budget.forget(rows)
         self._ring[:, rows] = False
         self._newest[rows] = -1
         self._strays[rows] = np.nan
@@ -133,7 +133,7 @@ class Judge:
         self._peers.learn(window, groups, healthy)
         if fresh.any():
             well = fresh & ~explained & ~readings.dead & ~readings.silent
-            self._budget.learn(verdicts.lasting, well, float(np.median(readings.slot_seconds[fresh])))
+            self.budget.learn(verdicts.lasting, well, float(np.median(readings.slot_seconds[fresh])))
         self._newest = np.maximum(self._newest, readings.newest)
 
     def judge(self, readings: Readings, groups: NDArray[np.int64], nodes: NDArray[np.int64]) -> Verdicts:
@@ -170,7 +170,7 @@ class Judge:
             fresh=fresh,
             worse=odd.any(axis=1) | hard,
             alone=sole.any(axis=1) | hard,
-            opens=self._lasting(readings, sole, sharp, hard, patience) & (hard | self._budget.too_far(lasting)),
+            opens=self._lasting(readings, sole, sharp, hard, patience) & (hard | self.budget.too_far(lasting)),
             suspected=self._lasting(readings, sole, sharp, hard, _SUSPECT_FACTOR * patience),
             common=large.any(axis=1) | hard,
             raised=hard | (fresh & self._raised(window, expected)),

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.analysis import Journal
 from trimtab.collector.window import Window
+from trimtab.detector import memory
 from trimtab.detector.callers import Callers, Standing
 from trimtab.detector.decide import ERRORS, Judge, Verdicts, margins
 from trimtab.detector.drift import Drift
@@ -42,6 +43,8 @@ _EXPLAIN_SECONDS = 3.0
 _PROOF = 0.92
 """Confidence of a cause that leaves little doubt: a quota that came into force, a worker that died."""
 _GATHER_SECONDS = 30.0
+# What is learnt in a minute may be lost with a process.
+_REMEMBER_SECONDS = 60.0
 
 
 class Watch:
@@ -64,9 +67,17 @@ class Watch:
         self._explained: dict[str, tuple[int, int]] = {}
         self._last_tick_ns: int | None = None
         self._ignored = 0
+        self._journal: Journal | None = None
+        self._remembered, self._remembered_ns = "", 0
 
     def start(self, journal: Journal, changed: Callable[[pb.Incident], None]) -> None:
         self._incidents.start(journal, changed)
+        self._journal = journal
+        try:
+            memory.restore(self._judge.budget, journal.memory())
+        except ValueError as error:
+            journal.refuse_memory(str(error))
+        self._remembered = memory.written(self._judge.budget)
 
     def observe(self, windows: Sequence[Window]) -> None:
         self._history.observe_all(windows)
@@ -91,7 +102,17 @@ class Watch:
         self._settle(verdicts, seconds, now_unix_ns)
         self._drift.tick(self._history, now_unix_ns, seconds)
         self._judge.learn(readings, self._rows.groups, verdicts, *self._spoken_of())
+        self._remember(now_unix_ns)
         return state(self._history, self._rows, readings, verdicts, self._incidents.open, now_unix_ns)
+
+    def _remember(self, now_unix_ns: int) -> None:
+        """Have what was learnt stored, now and then."""
+        if self._journal is None or 0 <= now_unix_ns - self._remembered_ns < _REMEMBER_SECONDS * 1e9:
+            return
+        learnt = memory.written(self._judge.budget)
+        if learnt != self._remembered:
+            self._journal.remember(learnt)
+            self._remembered, self._remembered_ns = learnt, now_unix_ns
 
     def _take_stock(self, now_unix_ns: int) -> None:
         """Which instances there are."""

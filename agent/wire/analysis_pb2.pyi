@@ -63,6 +63,9 @@ class Start(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INCIDENTS_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    memory: _builtins.str
+    """What the analysis asked to be remembered last; empty for nothing."""
     @_builtins.property
     def incidents(self) -> _containers.RepeatedCompositeFieldContainer[_query_pb2.Incident]:
         """What the journal holds, newest first."""
@@ -71,10 +74,11 @@ class Start(_message.Message):
         self,
         *,
         incidents: _abc.Iterable[_query_pb2.Incident] | None = ...,
+        memory: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["incidents", b"incidents"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["incidents", b"incidents", "memory", b"memory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -144,6 +148,12 @@ class Outcome(_message.Message):
     SAVED_FIELD_NUMBER: _builtins.int
     CHANGED_FIELD_NUMBER: _builtins.int
     FLEET_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    MEMORY_REFUSED_FIELD_NUMBER: _builtins.int
+    memory: _builtins.str
+    """To be remembered in place of what was."""
+    memory_refused: _builtins.str
+    """Why the memory in Start is of no use; empty where it was, or there was none."""
     @_builtins.property
     def saved(self) -> _containers.RepeatedCompositeFieldContainer[_query_pb2.Incident]:
         """In the order in which they happened."""
@@ -158,11 +168,15 @@ class Outcome(_message.Message):
         saved: _abc.Iterable[_query_pb2.Incident] | None = ...,
         changed: _abc.Iterable[_query_pb2.Incident] | None = ...,
         fleet: _query_pb2.FleetState | None = ...,
+        memory: _builtins.str | None = ...,
+        memory_refused: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fleet", b"fleet"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "fleet", b"fleet", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "fleet", b"fleet", "saved", b"saved"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_memory", b"_memory", "changed", b"changed", "fleet", b"fleet", "memory", b"memory", "memory_refused", b"memory_refused", "saved", b"saved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__memory: _TypeAlias = _typing.Literal["memory"]  # noqa: Y015
+    _WhichOneofArgType__memory: _TypeAlias = _typing.Literal["_memory", b"_memory"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory) -> _WhichOneofReturnType__memory | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015

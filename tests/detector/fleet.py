@@ -327,6 +327,7 @@ class Recorder:
     def __init__(self, stored: Sequence[query.Incident] = ()) -> None:
         self.stored = {incident.id: incident for incident in stored}
         self.saves: list[query.Incident] = []
+        self.remembered, self.refused = "", list[str]()
 
     def incidents(self, limit: int = 1000) -> list[query.Incident]:
         return sorted(self.stored.values(), key=lambda i: -i.opened_unix_ns)[:limit]
@@ -334,6 +335,15 @@ class Recorder:
     def save_incident(self, incident: query.Incident) -> None:
         self.stored[incident.id] = incident
         self.saves.append(incident)
+
+    def memory(self) -> str:
+        return self.remembered
+
+    def remember(self, memory: str) -> None:
+        self.remembered = memory
+
+    def refuse_memory(self, why: str) -> None:
+        self.refused.append(why)
 
 
 class Silent:
