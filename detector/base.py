@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float32]
 """float32 [instances, features]; NaN where unknown. Features are oriented: higher is worse."""
 State = Mapping[str, NDArray[Any]]
-"""What a detector remembers, as arrays whose first axis is the instance."""
+"""What a detector remembers, as arrays whose first axis is the instance; those named `shared_…` are of a group, or of the whole fleet."""
 
 
 class Detector(Protocol):

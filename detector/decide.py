@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from trimtab.detector.base import Matrix
 from trimtab.detector.baseline import deviations, worst
 from trimtab.detector.budget import Budget
+from trimtab.detector.creep import Creep
 from trimtab.detector.features import FEATURES, SCALE_FLOORS, Readings
 from trimtab.detector.own import Own
 from trimtab.detector.peers import Peers, peers_median
 from trimtab.detector.robust import Array
 from trimtab.detector.settings import DetectorSettings
+from trimtab.detector.views import Views
 
 Bools = NDArray[np.bool_]
 TYPICAL, TAIL, ERRORS = range(len(FEATURES))
@@ -54,7 +56,11 @@ class Verdicts:
     alone: Bools
     """Far from its own history, and from its peers where it has them."""
     opens: Bools
-    """Alone, and for long enough."""
+    """Alone, and for long enough, or by what crept in."""
+    creeps: Bools
+    """Worse than is usual at this hour and than its peers, by minutes that add up (detector/creep.py)."""
+    creeping_seconds: Array
+    """float32 [instances]: for how long it seems to have crept in; NaN where nothing did."""
     suspected: Bools
     """Alone, and for half as long: enough where the cause is nearly proved."""
     common: Bools
@@ -92,6 +98,8 @@ class Judge:
         self._ring = np.zeros((len(_FLAGS), 0, self._depth), dtype=np.bool_)
         self._newest = np.zeros(0, dtype=np.int64)
         self.budget = Budget(settings.false_alarms_per_week)
+        self._creep = Creep(settings)
+        self._views = Views(settings.warmup_windows)
         self._strays: Array = np.full((0, math.ceil(settings.open_seconds) + 1), np.nan, dtype=np.float32)
         """float32 [instances, ticks]: the last deviations, newest first."""
 
@@ -103,6 +111,8 @@ class Judge:
         self._ring = np.concatenate([self._ring, np.zeros((len(_FLAGS), more, self._depth), dtype=np.bool_)], axis=1)
         self._newest = np.concatenate([self._newest, np.full(more, -1, dtype=np.int64)])
         self.budget.resize(instances)
+        self._creep.resize(instances)
+        self._views.resize(instances)
         empty = np.full((more, self._strays.shape[1]), np.nan, dtype=np.float32)
         self._strays = np.concatenate([self._strays, empty])
 
@@ -111,6 +121,8 @@ class Judge:
         self._own.forget(rows)
         self._peers.forget(rows)
         self.budget.forget(rows)
+        self._creep.forget(rows)
+        self._views.forget(rows)
         self._ring[:, rows] = False
         self._newest[rows] = -1
         self._strays[rows] = np.nan
@@ -131,10 +143,18 @@ class Judge:
         healthy = fresh & ~suspicious & ~verdicts.common & ~excluded & ~readings.dead & ~readings.silent
         self._own.learn(window, groups, healthy)
         self._peers.learn(window, groups, healthy)
+        self._views.learn(window, groups, healthy)
         if fresh.any():
             well = fresh & ~explained & ~readings.dead & ~readings.silent
             self.budget.learn(verdicts.lasting, well, float(np.median(readings.slot_seconds[fresh])))
+        self._creep.learn(groups, verdicts.fresh & ~excluded & ~readings.dead & ~readings.silent)
         self._newest = np.maximum(self._newest, readings.newest)
+
+    def agreement(self, readings: Readings, groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """int64 [instances], twice: how many of the five views call an instance odd, and how many of them know it."""
+        window = readings.matrix()
+        deciding = [self._own.score(window, groups), self._peers.score(window, groups), self._creep.score(groups)]
+        return self._views.agree(window, groups, deciding)
 
     def judge(self, readings: Readings, groups: NDArray[np.int64], nodes: NDArray[np.int64]) -> Verdicts:
         """What to think of the instances now; `groups` and `nodes` are int64 [instances], equal for peers and for node mates."""
@@ -164,22 +184,34 @@ class Judge:
         alone = no_peers & np.isnan(of_mates).all(axis=1)
         patience = np.where(alone, _ALONE_FACTOR, np.where(no_peers | with_node, _FEW_FACTOR, 1.0))
         both = np.where(no_peers, by_own, np.minimum(by_own, by_peers))
+        crept = self._crept(readings, window, groups, fresh)
         return Verdicts(
             score=np.where(hard, 1, np.where(fresh, both, np.nan)).astype(np.float32),
             by_own=np.where(hard, 1, by_own).astype(np.float32),
             fresh=fresh,
-            worse=odd.any(axis=1) | hard,
-            alone=sole.any(axis=1) | hard,
-            opens=self._lasting(readings, sole, sharp, hard, patience) & (hard | self.budget.too_far(lasting)),
+            worse=odd.any(axis=1) | hard | crept,
+            alone=sole.any(axis=1) | hard | crept,
+            opens=crept | self._lasting(readings, sole, sharp, hard, patience) & (hard | self.budget.too_far(lasting)),
+            creeps=crept,
+            creeping_seconds=np.where(crept, self._creep.seconds(), np.nan).astype(np.float32),
             suspected=self._lasting(readings, sole, sharp, hard, _SUSPECT_FACTOR * patience),
             common=large.any(axis=1) | hard,
             raised=hard | (fresh & self._raised(window, expected)),
-            lingers=hard | (fresh & self._lingers(readings, window, expected, groups)),
+            lingers=hard | (fresh & (self._creep.lingers | self._lingers(readings, window, expected, groups))),
             unknown=~hard & ~(fresh & ~np.isnan(window).all(axis=1)),
             lasting=lasting,
-            expected=expected,
+            expected=np.where(crept[:, None], self._creep.expected(), expected),
             peers=peers_median(window, groups),
         )
+
+    def _crept(self, readings: Readings, window: Matrix, groups: NDArray[np.int64], fresh: Bools) -> Bools:
+        """Which rows are worse by what crept in."""
+        now = fresh & self._advanced(readings)
+        if now.any():
+            unix_seconds = float(np.median(readings.newest[now] * readings.slot_seconds[now].astype(np.float64)))
+            self._creep.observe(window, groups, now, unix_seconds, readings.slot_seconds)
+        crept: Bools = self._creep.creeps & fresh
+        return crept
 
     def _advanced(self, readings: Readings) -> Bools:
         advanced: Bools = readings.newest > self._newest

@@ -65,6 +65,9 @@ class Watch:
         patience = settings.common_open_seconds + settings.open_seconds
         self._callers = Callers(explainer, patience, margins(settings))
         self._explained: dict[str, tuple[int, int]] = {}
+        self._agreed: dict[str, str] = {}
+        """By subject of an incident of one instance: how many views called it odd when it opened."""
+        self._agreement: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
         self._last_tick_ns: int | None = None
         self._ignored = 0
         self._journal: Journal | None = None
@@ -88,7 +91,7 @@ class Watch:
         self._take_stock(now_unix_ns)
         self._silent.tick(self._history, now_unix_ns, seconds)
         readings = read(self._history, self._rows.ids, now_unix_ns, self._settings.stale_seconds)
-        verdicts = self._judge.judge(readings, self._rows.groups, self._rows.node_groups)
+        verdicts, self._agreement = self._judge.judge(readings, self._rows.groups, self._rows.node_groups), None
         self._places.observe(verdicts, self._rows)
         for subject, rows in self._common.observe(verdicts, self._rows):
             self._raise_common(subject, rows, readings, verdicts, now_unix_ns)
@@ -179,11 +182,27 @@ class Watch:
             whole and self._open_about(node, [self._rows.ids[r] for r in ill])
         ):
             return
+        if not whole:
+            self._agreed[subject] = self._in_views(row, readings)
         self._open(subject, rows, verdicts.score, readings, verdicts, now_unix_ns)
 
     def _above(self, row: int) -> list[str]:
         """The subjects besides itself whose fault may be this instance's."""
         return [self._rows.nodes[row], f"model {self._rows.models[row]}", *self._rows.places(row)]
+
+    def _since(self, rows: Sequence[int], readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> int:
+        """When it began: for what crept in, as the minutes tell, for a change point is looked for in the last one only."""
+        crept = verdicts.creeping_seconds[list(rows)]
+        if np.isnan(crept).all():
+            return self._onset(rows, readings, verdicts, now_unix_ns)
+        return now_unix_ns - round(float(np.nanmax(crept)) * 1e9)
+
+    def _in_views(self, row: int, readings: Readings) -> str:
+        """What is added to a symptom; the views are asked at most once a tick."""
+        if self._agreement is None:
+            self._agreement = self._judge.agreement(readings, self._rows.groups)
+        odd, known = (int(counts[row]) for counts in self._agreement)
+        return f", in {odd} of {known} views" if known > 1 else ""
 
     def _proved(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> bool:
         """Whether the cause of what ails this one instance is plain already."""
@@ -253,8 +272,8 @@ class Watch:
             subject=subject,
             node=nodes.pop() if len(nodes) == 1 else "",
             model=models.pop() if len(models) == 1 else "",
-            since_unix_ns=self._onset(rows, readings, verdicts, now_unix_ns),
-            symptom=symptom(readings, verdicts, rows),
+            since_unix_ns=self._since(rows, readings, verdicts, now_unix_ns),
+            symptom=symptom(readings, verdicts, rows) + self._agreed.get(subject, ""),
             score=float(np.nanmax(scores[list(rows)], initial=0)),
         )
         entry = self._incidents.raise_(finding, now_unix_ns)
@@ -275,8 +294,10 @@ class Watch:
             scores = verdicts.score[rows]
             worst = float(np.nanmax(scores)) if np.isfinite(scores).any() else np.nan
             last_time = now_unix_ns - first > (_GATHER_SECONDS - _EXPLAIN_SECONDS) * 1e9
-            self._incidents.gather(subject, worst, symptom(readings, verdicts, rows), causes, last_time)
+            told = symptom(readings, verdicts, rows) + self._agreed.get(subject, "")
+            self._incidents.gather(subject, worst, told, causes, last_time)
         self._explained = {s: v for s, v in self._explained.items() if s in self._incidents.open}
+        self._agreed = {s: v for s, v in self._agreed.items() if s in self._incidents.open}
 
     def _settle(self, verdicts: Verdicts, seconds: float, now_unix_ns: int) -> None:
         for subject, entry in list(self._incidents.open.items()):

@@ -18,13 +18,19 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from tests.bench.command import run
+from trimtab.detector.base import Detector
 from trimtab.detector.baseline import DEPTH
-from trimtab.detector.own import Own
-from trimtab.detector.peers import Peers
+from trimtab.detector.check import discover
+from trimtab.detector.creep import BLOCK_SECONDS
+from trimtab.detector.evidence import Evidence, ranks
+from trimtab.detector.views import LEARN_EVERY
 
 GROUP = 100
 GOAL_SECONDS = 0.2
 _RIVER_ROWS = 200
+_SCORED_EVERY = {"own": 1.0, "peers": 1.0, "daily": BLOCK_SECONDS, "subspace": LEARN_EVERY, "forest": LEARN_EVERY}
+"""Windows of a second for each score. Those of the subspace and the forest are asked for only when an incident opens: at most as often."""
+_LEARNT_EVERY = _SCORED_EVERY | {"own": 5.0, "peers": 5.0}
 
 
 def cpu_seconds(work: Callable[[], object], times: int) -> float:
@@ -37,21 +43,35 @@ def cpu_seconds(work: Callable[[], object], times: int) -> float:
     return float(np.median(taken))
 
 
-def detectors(instances: int, features: int, windows: int) -> dict[str, float]:
-    """CPU seconds a window, of each detector."""
+def detectors(instances: int, features: int, windows: int) -> dict[str, tuple[float, float]]:
+    """CPU seconds to score a window and to learn one, of each detector."""
     chance = np.random.default_rng(0)
     groups = np.arange(instances) // GROUP
     everybody = np.ones(instances, dtype=np.bool_)
     found = {}
-    for make in (Own, Peers):
+    for make in discover():
         detector = make((0.05,) * features, 8)
         detector.resize(instances)
         for _ in range(DEPTH // 4):
             detector.learn(_window(chance, instances, features), groups, everybody)
         window = _window(chance, instances, features)
         detector.score(window, groups)
-        found[detector.name] = cpu_seconds(lambda d=detector, w=window: d.score(w, groups), windows)  # type: ignore[misc]
+        found[detector.name] = _of(detector, window, groups, windows)
     return found
+
+
+def _of(
+    detector: Detector, window: NDArray[np.float32], groups: NDArray[np.int64], windows: int
+) -> tuple[float, float]:
+    everybody = np.ones(len(window), dtype=np.bool_)
+    score = cpu_seconds(lambda: detector.score(window, groups), windows)
+    return score, cpu_seconds(lambda: detector.learn(window, groups, everybody), windows)
+
+
+def evidence(instances: int) -> float:
+    """CPU seconds to enter a minute into the e-detector."""
+    made, values = Evidence(instances), np.random.default_rng(0).standard_normal(instances)
+    return cpu_seconds(lambda: made.update(ranks(values)), 15)
 
 
 def peers(instances: int, features: int) -> dict[str, float]:
@@ -88,19 +108,27 @@ def main(instances: int, features: int, windows: int) -> None:
     """How long scoring one window takes."""
     with threadpool_limits(1):
         ours, others = detectors(instances, features, windows), peers(instances, features)
-    both = sum(ours.values())
+        minute = evidence(instances)
+    path = sum(score / _SCORED_EVERY[name] for name, (score, _) in ours.items()) + minute / BLOCK_SECONDS
+    learning = sum(learn / _LEARNT_EVERY[name] for name, (_, learn) in ours.items())
     table = Table(
-        title=f"one window of {instances:,} instances x {features} features", title_justify="left", header_style="bold"
+        title=f"{instances:,} instances x {features} features, CPU ms", title_justify="left", header_style="bold"
     )
-    for column in ("", "CPU ms", "values a CPU second", "times both of ours"):
+    for column in ("", "to score", "every … windows", "to learn", "every … windows", "times the path"):
         table.add_column(column, justify="right" if column else "left")
-    for name, seconds in [*ours.items(), ("both", both), *others.items()]:
-        table.add_row(name, f"{1000 * seconds:.0f}", f"{instances * features / seconds:.2e}", f"{seconds / both:.1f}")
-    Console(width=100).print(table)
+    for name, (score, learn) in ours.items():
+        every = f"{_SCORED_EVERY[name]:.0f}", f"{_LEARNT_EVERY[name]:.0f}"
+        table.add_row(name, f"{1000 * score:.0f}", every[0], f"{1000 * learn:.0f}", every[1], f"{score / path:.1f}")
+    table.add_row("e-detector", f"{1000 * minute:.0f}", f"{BLOCK_SECONDS:.0f}", "", "", f"{minute / path:.1f}")
+    table.add_row("the path, a window", f"{1000 * path:.0f}", "", f"{1000 * learning:.0f}", "", "1.0")
+    for name, seconds in others.items():
+        table.add_row(name, f"{1000 * seconds:.0f}", "", "", "", f"{seconds / path:.1f}")
+    Console(width=110).print(table)
     print(
         json.dumps(
-            {"window_seconds": both, "goal_seconds": GOAL_SECONDS}
-            | {f"times_{name}": s / both for name, s in others.items()}
+            {"window_seconds": path, "learn_seconds": learning, "goal_seconds": GOAL_SECONDS}
+            | {f"{name}_seconds": score for name, (score, _) in ours.items()}
+            | {f"times_{name}": s / path for name, s in others.items()}
         )
     )
 

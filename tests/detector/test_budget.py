@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trimtab.detector.budget import LEAST, MOST, OVER, PEAKS_MIN, WEEK_SECONDS, Budget
@@ -159,6 +159,7 @@ def learnt(peaks: list[float], budget: float = 1.0) -> Budget:
     return made
 
 
+@settings(deadline=None)
 @given(PEAKS, st.integers(1, 10_000), st.integers(1, 100), st.floats(0.01, 100))
 def test_level_laws(peaks: list[float], instances: int, at_once: int, budget: float) -> None:
     made = learnt(peaks, budget)
@@ -172,6 +173,7 @@ def test_level_laws(peaks: list[float], instances: int, at_once: int, budget: fl
     assert twin.level(instances, at_once) == level
 
 
+@settings(deadline=None)
 @given(PEAKS)
 def test_what_was_thought_ill_teaches_nothing(peaks: list[float]) -> None:
     made = Budget(1.0)

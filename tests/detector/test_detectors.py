@@ -23,7 +23,7 @@ def test_contract(make: Make, seed: int) -> None:
 
 
 def test_all_detectors_are_found() -> None:
-    assert {make((1.0,), 1).name for make in discover()} == {"own", "peers"}
+    assert {make((1.0,), 1).name for make in discover()} == {"own", "peers", "daily", "subspace", "forest"}
 
 
 class Healthy(Own):

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb
 import grpc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.collector.sender import CLOCK, Sending, ask, channel, collecting, hello
@@ -44,6 +44,7 @@ REMEMBERED = "SELECT value FROM meta WHERE key = 'analysis_memory'"
 SECONDS_MAX = 60.0
 
 
+@settings(deadline=None)
 @given(PEAKS)
 def test_what_is_written_is_what_is_read(peaks: list[float]) -> None:
     made, twin = learnt(peaks), Budget(1.0)
@@ -62,6 +63,7 @@ def test_what_is_damaged_is_refused_and_changes_nothing(damaged: str) -> None:
     assert memory.written(made) == before
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_no_text_is_worse_than_refused(text: str) -> None:
     made = Budget(1.0)
