@@ -32,6 +32,8 @@ class State:
     in_flight: Vector
     queue: Vector
     utilisation: Vector
+    workers: Vector
+    """That can take a request."""
     memory_bytes: Vector
     age_seconds: Vector
     score: Vector
@@ -92,6 +94,7 @@ def _state(model: str, group: Sequence[pb.InstanceState], elapsed_seconds: float
         in_flight=column("in_flight"),
         queue=column("queue"),
         utilisation=column("utilisation"),
+        workers=column("workers"),
         memory_bytes=column("memory_bytes"),
         age_seconds=column("age_seconds") + elapsed_seconds,
         score=column("score", 1),

@@ -26,6 +26,7 @@ _NUMBERS = (
     "in_flight",
     "queue",
     "utilisation",
+    "workers",
     "memory_bytes",
     "score",
 )

@@ -57,6 +57,8 @@ class Readings:
     in_flight: Array
     queue: Array
     utilisation: Array
+    workers: Array
+    """That can take a request."""
     memory_bytes: Array
 
     def matrix(self) -> Matrix:
@@ -144,6 +146,7 @@ def _load(part: Part) -> dict[str, Array]:
         "in_flight": part.mean("requests_in_flight"),
         "queue": part.mean("queue_depth"),
         "utilisation": utilisation,
+        "workers": part.mean("workers_ready"),
         "memory_bytes": part.mean("memory_resident_bytes"),
     }
 

@@ -16,7 +16,7 @@ from trimtab.detector.incident import Open
 from trimtab.detector.rows import Rows
 
 _FIGURES = (
-    "requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "memory_bytes", "age_seconds", "latency_mean",
+    "requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "workers", "memory_bytes", "age_seconds", "latency_mean",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def state(
     for instance, row in rows.row.items():
         entry = _incident(instance, row, rows, verdicts, incidents) if incidents else None
         cause = entry.incident.causes[0] if entry and entry.incident.causes else None
-        rate, errors, in_flight, queue, utilisation, memory, age, mean, p50, p95, p99 = figures[row]
+        rate, errors, in_flight, queue, utilisation, workers, memory, age, mean, p50, p95, p99 = figures[row]
         out.instances.add(
             id=instance,
             node=rows.nodes[row],
@@ -49,6 +49,7 @@ def state(
             in_flight=in_flight,
             queue=queue,
             utilisation=utilisation,
+            workers=workers,
             memory_bytes=memory,
             age_seconds=age,
             latency_mean_seconds=mean,

@@ -1335,6 +1335,7 @@ class InstanceState(_message.Message):
     INCIDENT_FIELD_NUMBER: _builtins.int
     MECHANISM_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     node: _builtins.str
     model: _builtins.str
@@ -1357,6 +1358,8 @@ class InstanceState(_message.Message):
     """The open incident that names this instance, if any, and its first cause."""
     mechanism: _builtins.str
     confidence: _builtins.float
+    workers: _builtins.float
+    """That can take a request."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where balancers reach it: "127.0.0.1:8080"."""
@@ -1383,10 +1386,11 @@ class InstanceState(_message.Message):
         incident: _builtins.str = ...,
         mechanism: _builtins.str = ...,
         confidence: _builtins.float = ...,
+        workers: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "age_seconds", b"age_seconds", "confidence", b"confidence", "error_ratio", b"error_ratio", "id", b"id", "in_flight", b"in_flight", "incident", b"incident", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "mechanism", b"mechanism", "memory_bytes", b"memory_bytes", "model", b"model", "node", b"node", "queue", b"queue", "requests_per_second", b"requests_per_second", "score", b"score", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "age_seconds", b"age_seconds", "confidence", b"confidence", "error_ratio", b"error_ratio", "id", b"id", "in_flight", b"in_flight", "incident", b"incident", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "mechanism", b"mechanism", "memory_bytes", b"memory_bytes", "model", b"model", "node", b"node", "queue", b"queue", "requests_per_second", b"requests_per_second", "score", b"score", "utilisation", b"utilisation", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -241,5 +241,6 @@ def test_the_state_of_the_fleet_is_complete() -> None:
         assert 8 < i.requests_per_second < 18
         assert 0 <= i.score < 0.9
         assert 0.4 < i.utilisation < 0.6
+        assert i.workers == 2
         assert math.isnan(i.confidence)
         assert (i.error_ratio, round(i.in_flight + i.queue)) == (0, 0)
