@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.actuator.breaker import Breaker
-from trimtab.actuator.pace import Aim, Pace, allot
+from trimtab.actuator.capacity import Capacity
+from trimtab.actuator.pace import HELD, Aim, Pace, join
 from trimtab.actuator.settings import GuardSettings
+from trimtab.actuator.spare import Spare
 from trimtab.actuator.state import State, Vector
 from trimtab.agent.clock import Clock
 
@@ -19,6 +22,11 @@ MEASURE_SECONDS = 5.0
 """A model is first seen at neutral weights: the breaker compares with that."""
 SILENCE_SECONDS = 5.0
 """After so long without a heartbeat the dead man's switch has put weights back to neutral."""
+ERRORS_SICK = 0.05
+"""Whose requests fail so often need not be waited for, though no incident names it yet."""
+PROBE_EVERY_SECONDS = 60.0
+PROBE_SECONDS = 10.0
+"""An instance without any weight gets the least weight for so long, so often: it is seen to answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,7 @@ class Guard:
         self._settings, self._clock, self._real = settings, clock, real
         self._breaker = Breaker(settings, clock)
         self._pace = Pace(settings)
+        self._capacity = Capacity()
         self._since = clock.monotonic()
         self._last = -math.inf
         self.refused = 0
@@ -53,11 +62,13 @@ class Guard:
         hold = hold or self._breaker.judge(state, self._real and bool((before < 1).any()))
         if not hold and now < self._since + MEASURE_SECONDS:
             hold = "measuring at neutral weights first"
+        load = self._capacity.observe(state, now, self._settings.stale_seconds)
         if hold:
-            self._pace.neutral()
+            self._pace.neutral(now)
             return [Verdict(i, w, 1.0, hold) for i, w in zip(state.ids, wished.tolist(), strict=True)]
-        aim, reasons = self._aim(state, wished)
-        after = self._pace.step(aim, now, min(elapsed, 1.0), reasons)
+        spare = Spare(len(state), load, self._settings)
+        aim, reasons = self._aim(state, wished, spare, now)
+        after = self._pace.step(aim, now, min(elapsed, 1.0), reasons, spare)
         return [Verdict(*v) for v in zip(state.ids, wished.tolist(), after.tolist(), reasons, strict=True)]
 
     def _sound(self, wished: Vector, size: int) -> Vector:
@@ -69,11 +80,14 @@ class Guard:
         self.refused += int((~sound).sum())
         return np.where(sound, wished, np.nan)
 
-    def _aim(self, state: State, wished: Vector) -> tuple[Aim, list[str]]:
+    def _aim(self, state: State, wished: Vector, spare: Spare, now: float) -> tuple[Aim, list[str]]:
         """Where the weights may go, each for itself and all together, and why."""
-        stale = ~(state.age_seconds <= self._settings.stale_seconds)
-        target = np.where(np.isnan(wished) | stale, 1, np.maximum(wished, self._settings.weight_min))
+        settings = self._settings
+        stale = ~(state.age_seconds <= settings.stale_seconds)
         healthy = ~stale & ~state.degraded
+        none = (wished == 0) & healthy & spare.known
+        least = np.where(none & ~_probed(state.ids, now), 0, settings.weight_min)
+        target = np.where(np.isnan(wished) | stale, 1, np.maximum(wished, least))
         best = np.zeros(len(state), dtype=bool)
         if not healthy.any():
             target[:] = 1
@@ -81,13 +95,14 @@ class Guard:
             best = healthy & (target == target[healthy].max())
             target[best] = 1
         rank = target + 2 * ~state.degraded
-        weight = 1 - allot(1 - target, rank, self._settings.drained_share_max * len(state))
+        weight = 1 - spare.granted(np.zeros_like(target), 1 - target, rank, settings.capacity_margin / 2)
         reasons = self._reasons(state, wished, stale, healthy)
         for k in np.flatnonzero(best).tolist():
             reasons[k] = "best of the healthy: neutral"
         for k in np.flatnonzero(weight > target + 1e-9).tolist():
-            reasons[k] += "; held by the share that may be drained"
-        return Aim(state.ids, weight, rank, stale | best), reasons
+            reasons[k] = join(reasons[k], HELD)
+        sick = state.degraded | (np.nan_to_num(state.error_ratio) >= ERRORS_SICK)
+        return Aim(state.ids, weight, rank, stale | best, sick, least), reasons
 
     def _reasons(self, state: State, wished: Vector, stale: NDArray[np.bool_], healthy: NDArray[np.bool_]) -> list[str]:
         """In words, and without counting seconds down: a reason that changes is a new snapshot."""
@@ -102,5 +117,11 @@ class Guard:
                 nowhere = "" if healthy.any() else "; nowhere to go: neutral"
                 out.append(f"degraded: {mechanism} ({state.incidents[k]}){nowhere}")
             else:
-                out.append("slower, or failing more, than its peers" if wished[k] < 1 else "")
+                out.append("the policy wants it to have less" if wished[k] < 1 else "")
         return out
+
+
+def _probed(ids: tuple[str, ...], now: float) -> NDArray[np.bool_]:
+    """Whose turn it is to be asked, though it has no weight: not all at once."""
+    turns = np.asarray([zlib.crc32(i.encode()) for i in ids]) % PROBE_EVERY_SECONDS
+    return np.asarray((now + turns) % PROBE_EVERY_SECONDS < PROBE_SECONDS)

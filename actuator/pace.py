@@ -1,4 +1,4 @@
-"""How fast weights move: limited steps, a wait before coming back that grows with relapses, and a limit on all cuts together."""
+"""How fast weights move: limited steps, a wait before turning back that grows with each turn, and a limit on all cuts together."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.actuator.settings import GuardSettings
+from trimtab.actuator.spare import Spare
 from trimtab.actuator.state import Vector
 
 RETURN_SECONDS = 10.0
-"""How long an instance must be wished back before its weight rises; doubled each time it relapses."""
+"""How long an instance must be wished back before its weight rises, and must have stayed before it falls again unless it is sick;
+doubled each time it relapses."""
 RETURN_SECONDS_MAX = 600.0
 RELAPSE_SECONDS = 300.0
-_OUT = 0.5
-"""Below this weight an instance counts as taken out."""
+HELD = "held by what may be drained"
+TURN = 0.1
+"""A weight has turned when it has come back this far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class Aim:
     """Lower is cut first where not all can be cut."""
     urgent: NDArray[np.bool_]
     """May rise without waiting."""
+    sick: NDArray[np.bool_]
+    """May fall without waiting."""
+    least: Vector
+    """The smallest weight of each."""
 
 
 @dataclass(slots=True)
@@ -37,8 +44,10 @@ class _Memory:
     weight: float = 1.0
     wait_seconds: float = RETURN_SECONDS
     wanted_since: float | None = None
-    out: bool = False
-    back_at: float = -math.inf
+    end: float = 1.0
+    """The farthest it has come since it last turned."""
+    rising: bool = False
+    rose_at: float = -math.inf
 
 
 class Pace:
@@ -54,63 +63,69 @@ class Pace:
         self._memory = {i: old.get(i) or _Memory() for i in ids}
         return np.asarray([m.weight for m in self._memory.values()])
 
-    def neutral(self) -> None:
+    def neutral(self, now: float) -> None:
         """All weights are neutral at once."""
         for m in self._memory.values():
-            m.weight, m.wanted_since = 1.0, None
+            m.wanted_since = None
+            if m.weight < 1:
+                _remember(m, 1.0, now)
 
-    def step(self, aim: Aim, now: float, seconds: float, reasons: list[str]) -> Vector:
+    def step(self, aim: Aim, now: float, seconds: float, reasons: list[str], spare: Spare) -> Vector:
         """The weights `seconds` later; adds to the reasons what held one back."""
-        memory = [self._memory[i] for i in aim.ids]
+        settings, memory = self._settings, [self._memory[i] for i in aim.ids]
         before = np.asarray([m.weight for m in memory])
         target = aim.weight.copy()
         for k, m in enumerate(memory):
-            if target[k] > m.weight and not _may_rise(m, now) and not aim.urgent[k]:
+            if wait := _held(m, target[k], now, bool(aim.urgent[k]), bool(aim.sick[k])):
                 target[k] = m.weight
-                reasons[k] = _join(reasons[k], f"comes back after {m.wait_seconds:.0f} s")
-            elif target[k] < m.weight:
-                m.wanted_since = None
-        after = np.clip(
-            target, before - self._settings.step_down_max * seconds, before + self._settings.step_up_max * seconds
-        )
+                reasons[k] = join(reasons[k], wait)
+        lowest, highest = before - settings.step_down_max * seconds, before + settings.step_up_max * seconds
+        after = np.clip(target, lowest, highest)
         for k in np.flatnonzero(np.abs(after - target) > 1e-9).tolist():
-            reasons[k] = _join(reasons[k], "held by max step")
-        # Cuts that are there already go first; what is left of the budget is for new ones.
-        budget = self._settings.drained_share_max * len(memory)
-        kept = allot(1 - np.maximum(before, after), aim.rank, budget)
-        more = allot(np.maximum(before - after, 0), aim.rank, budget - float(kept.sum()))
-        after = np.clip(1 - kept - more, self._settings.weight_min, 1)
-        after[after > 1 - 1e-9] = 1
+            reasons[k] = join(reasons[k], "held by max step")
+        # Cuts that are there already go first, and may use half of the margin; what is left is for new ones.
+        kept = spare.granted(
+            np.zeros_like(after), 1 - np.maximum(before, after), aim.rank, settings.capacity_margin / 2
+        )
+        more = spare.granted(kept, np.maximum(before - after, 0), aim.rank, settings.capacity_margin)
+        bounded = np.maximum(1 - kept - more, np.minimum(aim.least, highest))
+        for k in np.flatnonzero(bounded > np.maximum(after, aim.least) + 1e-9).tolist():
+            reasons[k] = join(reasons[k].removesuffix(f"; {HELD}"), HELD)
+        after = bounded
+        after = np.where(after > 1 - 1e-9, 1, np.maximum(after, 0))
         for m, weight in zip(memory, after.tolist(), strict=True):
             _remember(m, weight, now)
         return after
 
 
-def allot(cuts: Vector, rank: Vector, budget: float) -> Vector:
-    """As much of `cuts` as `budget` allows: the lowest rank first, equal ranks in proportion to their cuts."""
-    _, level = np.unique(rank, return_inverse=True)
-    wanted = np.bincount(level, cuts)
-    granted = np.clip(budget - (np.cumsum(wanted) - wanted), 0, wanted)
-    share = np.divide(granted, wanted, out=np.zeros_like(wanted), where=wanted > 0)
-    return np.asarray(cuts * share[level])
-
-
-def _may_rise(m: _Memory, now: float) -> bool:
+def _held(m: _Memory, target: float, now: float, urgent: bool, sick: bool) -> str:
+    """Why the weight may not move towards its target yet, or ""."""
+    if target <= m.weight:
+        m.wanted_since = None
+        if target < m.weight and m.rising and not sick and now - m.rose_at < m.wait_seconds:
+            return f"stays for {m.wait_seconds:.0f} s: it has just come back"
+        return ""
     if m.wanted_since is None:
         m.wanted_since = now
-    return now - m.wanted_since >= m.wait_seconds
+    return "" if urgent or now - m.wanted_since >= m.wait_seconds else f"comes back after {m.wait_seconds:.0f} s"
 
 
 def _remember(m: _Memory, weight: float, now: float) -> None:
-    """Notices who was taken out, who came back, and who relapsed."""
+    """Notices who turns, and who relapses: falls again soon after it rose."""
+    if weight > m.weight:
+        m.rose_at = now if m.rising or weight >= m.end + TURN else m.rose_at
     m.weight = weight
-    if weight < _OUT and not m.out:
-        relapse = now - m.back_at < RELAPSE_SECONDS
-        m.wait_seconds = min(m.wait_seconds * 2, RETURN_SECONDS_MAX) if relapse else RETURN_SECONDS
-        m.out = True
-    elif weight == 1 and m.out:
-        m.out, m.back_at = False, now
+    if m.rising:
+        m.end = max(m.end, weight)
+        if weight <= m.end - TURN:
+            relapse = now - m.rose_at < RELAPSE_SECONDS
+            m.wait_seconds = min(m.wait_seconds * 2, RETURN_SECONDS_MAX) if relapse else RETURN_SECONDS
+            m.rising, m.end = False, weight
+    else:
+        m.end = min(m.end, weight)
+        if weight >= m.end + TURN:
+            m.rising, m.end = True, weight
 
 
-def _join(reason: str, more: str) -> str:
+def join(reason: str, more: str) -> str:
     return f"{reason}; {more}" if reason else more

@@ -17,7 +17,12 @@ class GuardSettings(Section, frozen=True):
     step_up_max: Ratio = 0.05
     """Most that a weight may rise in one second."""
     drained_share_max: Ratio = 0.5
-    """Most that may be taken away of a model's neutral shares; its instances count alike, whatever their configured weights."""
+    """Most that may be taken away of a model's neutral shares where it is not known what each instance can carry; its instances count
+    alike, whatever their configured weights."""
+    drained_share_max_spare: Ratio = 1.0
+    """The same where it is known, and what is left carries the load."""
+    capacity_margin: Ratio = 0.25
+    """How much more than the present load what is left must carry, before more is taken away."""
     stale_seconds: Positive = 10.0
     """Age of the collector's word, and of an instance's telemetry, beyond which weights are neutral."""
     breaker_margin: Ratio = 0.2

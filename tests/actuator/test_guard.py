@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tests.actuator.conftest import NAN, instance
 from trimtab.actuator.guard import MEASURE_SECONDS, Guard, Verdict
-from trimtab.actuator.pace import RETURN_SECONDS, RETURN_SECONDS_MAX, allot
+from trimtab.actuator.pace import RETURN_SECONDS, RETURN_SECONDS_MAX
 from trimtab.actuator.settings import GuardSettings
+from trimtab.actuator.spare import allot
 from trimtab.actuator.state import State, Vector, by_model
 from trimtab.agent.clock import ManualClock
 
@@ -127,7 +128,7 @@ def test_the_drained_share_goes_to_the_worst_first_and_equals_share_it() -> None
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 0.5, 2.0])), min_size=1, max_size=9), st.floats(0, 5))
 def test_allotment_keeps_the_budget_and_serves_the_worst_first(pairs: list[tuple[float, float]], budget: float) -> None:
     cuts, rank = np.asarray(pairs).T
-    out = allot(cuts, rank, budget)
+    [out] = allot(cuts, rank, np.asarray([budget]))
     assert out.sum() == pytest.approx(min(budget, cuts.sum()))
     assert ((out >= 0) & (out <= cuts + 1e-12)).all()
     for k, other in np.ndindex(len(cuts), len(cuts)):
@@ -194,3 +195,59 @@ def test_each_relapse_doubles_the_wait() -> None:
     steered(guard, clock, bad, [1, 1, 0], 20)
     assert steered(guard, clock, good, [1, 1, 1], int(RETURN_SECONDS))[2] == 0.005
     assert steered(guard, clock, good, [1, 1, 1], 1)[2] > 0.005
+
+
+FALLS_MAX = 32
+
+
+def falls(course: list[float]) -> int:
+    """How often a weight fell by 0.1 after it had risen, or before it ever did."""
+    count, high, low = 0, course[0], 1.0
+    down = False
+    for weight in course:
+        if down:
+            low = min(low, weight)
+            if weight >= low + 0.1 - 1e-9:
+                down, high = False, weight
+        else:
+            high = max(high, weight)
+            if weight <= high - 0.1 + 1e-9:
+                down, low, count = True, weight, count + 1
+    return count
+
+
+@pytest.mark.parametrize("calm", [0, 1, 2, 3, 4, 9])
+def test_a_weight_does_not_flap_whatever_the_policy_wants(calm: int) -> None:
+    """The policy turns as soon as it may, and after `calm` such turns keeps still for as long as it takes to be forgiven."""
+    clock, course, quick, still = ManualClock(), [1.0], 0, 0
+    guard, state, up = Guard(GuardSettings(), clock), fleet({}, {}, {}), False
+    for _ in range(3600):
+        if still:
+            still -= 1
+        elif up and course[-1] > 0.9:
+            up, quick = False, quick + 1
+            still = 301 if calm and quick % calm == 0 else 0
+        elif not up and course[-1] < 0.75:
+            up = True
+        course.append(drive(guard, clock, state, np.asarray([1, 1, 1.0 if up or still else 0.6]))[2].weight)
+    assert 3 <= falls(course) <= FALLS_MAX
+
+
+@pytest.mark.parametrize("period", [1, 2, 7, 15, 25, 60, 310])
+def test_a_weight_does_not_flap_when_the_policy_wavers(period: int) -> None:
+    clock, course, rng = ManualClock(), [], np.random.default_rng(period)
+    guard, state = Guard(GuardSettings(), clock), fleet({}, {}, {})
+    for step in range(3600):
+        low = rng.random() * 0.9
+        course.append(drive(guard, clock, state, np.asarray([1, 1, 1.0 if step // period % 2 else low]))[2].weight)
+    assert falls(course) <= FALLS_MAX
+
+
+def test_who_falls_sick_again_is_not_waited_for() -> None:
+    for sick in ({"incident": "i-1"}, {"error_ratio": 0.2}):
+        clock = ManualClock()
+        guard, good, bad = Guard(GuardSettings(), clock), fleet({}, {}, {}), fleet({}, {}, sick)
+        steered(guard, clock, bad, [1, 1, 0], 20)
+        steered(guard, clock, good, [1, 1, 1], 31)
+        assert steered(guard, clock, good, [1, 1, 0], 1)[2] == 1, "who just came back stays"
+        assert steered(guard, clock, bad, [1, 1, 0], 1)[2] == 0.5

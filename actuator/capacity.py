@@ -1,0 +1,99 @@
+"""How much each instance can carry, from what it is seen to carry: requests per second / the share of it that is busy."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.actuator.state import State, Vector
+
+MEMORY_SECONDS = 900.0
+"""How long an estimate holds for an instance that tells nothing new: it has too little to do."""
+BUSY_LEAST = 0.3
+"""An instance that is less busy is believed to carry as much more as if it were that busy, and no more: from there on, what else it
+would run into is not seen. What it carries then shows whether there is more."""
+_SMOOTH_SECONDS = 5.0
+_RATE, _BUSY, _MEASURED, _MEASURED_AT, _LEAST, _LEAST_AT = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What one model's instances carry, and could; requests that are answered well, per second. Arrays [instances]."""
+
+    requests_per_second: float
+    """All of them together, errors too: what is to be carried."""
+    low: Vector
+    """What each can be counted on for; 0 where not known."""
+    high: Vector
+    """What each might carry; infinite where nothing has shown its limit."""
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Of whom it is known what they can be counted on for."""
+        return self.low > 0
+
+
+class Capacity:
+    """Remembers what each instance has shown.
+
+    r requests a second by an instance that is busy for a share u of the time: it can carry r / u (the utilisation law, Denning and
+    Buzen 1978). What is seen now replaces what was seen before, since capacity goes as well as comes.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, Vector] = {}
+        self._last = -math.inf
+
+    def observe(self, state: State, now: float, stale_seconds: float) -> Load:
+        """What is known with this state; called about once a second. `now`: monotonic seconds."""
+        weight = 1 - math.exp(-max(0.0, now - self._last) / _SMOOTH_SECONDS)
+        self._last = now
+        nothing = np.asarray([np.nan, np.nan, 0, -np.inf, 0, -np.inf])
+        rows = np.asarray([self._memory.get(i, nothing) for i in state.ids]).T
+        good = state.requests_per_second * (1 - np.nan_to_num(state.error_ratio))
+        share = busy(state)
+        seen = np.isfinite(good + share) & (state.age_seconds <= stale_seconds)
+        for row, value in ((_RATE, good), (_BUSY, share)):
+            smooth = np.where(np.isnan(rows[row]), value, rows[row] + weight * (value - rows[row]))
+            rows[row] = np.where(seen, smooth, rows[row])
+        _conclude(rows, seen, now)
+        self._memory = dict(zip(state.ids, rows.T.copy(), strict=True))
+        measured = np.where(now - rows[_MEASURED_AT] < MEMORY_SECONDS, rows[_MEASURED], 0)
+        least = np.where(now - rows[_LEAST_AT] < MEMORY_SECONDS, rows[_LEAST], 0)
+        high = np.where((measured > 0) & (measured >= least), measured, np.inf)
+        return Load(float(np.nansum(state.requests_per_second)), np.maximum(measured, least), high)
+
+
+def busy(state: State) -> Vector:
+    """The share of each instance that is busy, in (0, 1]; NaN where not known. The scarcest of its means counts.
+
+    Means are its CPU limit or GPU (`utilisation`), and its workers: by Little's law those at work are requests in flight less those that
+    wait. Where it is not known how many wait, c workers with L in flight are taken to be busy for min(L / c, L / (L + 1)): exact for
+    one worker and random arrivals (M/M/1), and a little too much for more.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inside = np.fmax(state.in_flight, state.requests_per_second * state.latency_seconds)
+        workers = np.where(state.workers > 0, state.workers, np.nan)
+        waiting_known = (inside - state.queue) / workers
+        by_workers = np.where(
+            np.isnan(state.queue), np.fmin(inside / workers, inside / (inside + 1)), np.maximum(waiting_known, 0)
+        )
+        # More requests wait than are worked on: whatever it lacks, it is full.
+        full = np.where(np.isnan(workers) & (state.queue >= 1) & (state.queue > inside / 2), 1.0, np.nan)
+    share = np.fmax(np.fmax(state.utilisation, by_workers), full)
+    return np.minimum(np.where(share > 0, share, np.nan), 1)
+
+
+def _conclude(rows: Vector, seen: NDArray[np.bool_], now: float) -> None:
+    """Where an instance is busy enough its capacity is measured; else it is at least so much."""
+    enough = seen & (rows[_BUSY] >= BUSY_LEAST)
+    rows[_MEASURED] = np.where(enough, rows[_RATE] / np.maximum(rows[_BUSY], BUSY_LEAST), rows[_MEASURED])
+    rows[_MEASURED_AT] = np.where(enough, now, rows[_MEASURED_AT])
+    rows[_LEAST] = np.where(enough, 0, rows[_LEAST])
+    least = rows[_RATE] / BUSY_LEAST
+    more = seen & ~enough & ((least >= rows[_LEAST]) | (now - rows[_LEAST_AT] >= MEMORY_SECONDS))
+    rows[_LEAST] = np.where(more, least, rows[_LEAST])
+    rows[_LEAST_AT] = np.where(more, now, rows[_LEAST_AT])
