@@ -1,10 +1,9 @@
-"""`trimtab weights`: the routing decision in force, and those before it."""
+"""`trimtab weights`: the routing decision in force, those before it, and what was set by hand."""
 
 from __future__ import annotations
 
 import json
 import math
-from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -14,33 +13,48 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trimtab.actuator import orders_cli
 from trimtab.actuator.snapshot import IDLE
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.client import DEADLINE_SECONDS, stub
 from trimtab.collector.node_tables import printable
+from trimtab.detector.when import clock
 
 SILENT_SECONDS = 30.0
 _TARGET = {"": "[green]took it[/]", IDLE: f"[dim]{IDLE}[/]"}
 """What is shown of a target that works."""
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @click.option("--history", type=click.IntRange(1, 1000), metavar="N", help="The last N decisions instead.")
 @click.option("--collector", metavar="HOST:PORT", help="Where the collector listens.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def weights(ctx: click.Context, history: int | None, collector: str | None, as_json: bool) -> None:
-    """Show the balancer weights in force, and why."""
+    """Show the balancer weights in force, and why; or set them by hand."""
+    if ctx.invoked_subcommand is not None:
+        if history or as_json:
+            raise click.UsageError("--history and --json belong to `trimtab weights` alone")
+        # What stands before the subcommand holds for it too.
+        ctx.default_map = {ctx.invoked_subcommand: {"collector": collector}}
+        return
     with stub(ctx.obj, collector) as query:
         reply: pb.DecisionsReply = query.Decisions(pb.DecisionsRequest(limit=history or 1), timeout=DEADLINE_SECONDS)
     if as_json:
         click.echo(json.dumps([_plain(d) for d in reply.decisions], indent=2))
-    elif not reply.decisions:
+        return
+    if not reply.decisions:
         click.echo("no decision yet; is the actuator running?")
     elif history:
         Console().print(_history(reply))
     else:
         _show(Console(), reply.decisions[0], (reply.now_unix_ns - reply.decisions[0].unix_ns) / 1e9)
+    if reply.overrides and not history:
+        Console().print("\n", _by_hand(reply), sep="")
+
+
+for command in orders_cli.COMMANDS:
+    weights.add_command(command)
 
 
 def _show(console: Console, decision: pb.Decision, age_seconds: float) -> None:
@@ -68,6 +82,26 @@ def _show(console: Console, decision: pb.Decision, age_seconds: float) -> None:
         console.print("\n", table, sep="")
 
 
+def _by_hand(reply: pb.DecisionsReply) -> Table:
+    """What people ordered, and whether the newest decision heeds it."""
+    table = Table(title="set by hand", title_justify="left", box=None, pad_edge=False)
+    for column in ("what", "is", "since", "until", "by", "reason"):
+        table.add_column(column)
+    heeded = {(one.target, one.since_unix_ns) for one in reply.decisions[0].overrides} if reply.decisions else set()
+    for one in reply.overrides:
+        until = clock(one.until_unix_ns) if one.until_unix_ns else "`trimtab weights auto`"
+        waits = "" if (one.target, one.since_unix_ns) in heeded else "not heeded by any decision yet"
+        cells = (one.target or "all instances", _order(one), clock(one.since_unix_ns), until, one.who)
+        table.add_row(*map(_safe, cells), _safe("; ".join(filter(None, [one.reason, waits]))))
+    return table
+
+
+def _order(override: pb.Override) -> str:
+    if override.kind == pb.Override.KIND_WEIGHT:
+        return f"{override.weight:.3f}"
+    return "frozen" if override.kind == pb.Override.KIND_FREEZE else "neutral"
+
+
 def _history(reply: pb.DecisionsReply) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in ("time", "mode", "version", "not neutral", "reason"):
@@ -75,7 +109,13 @@ def _history(reply: pb.DecisionsReply) -> Table:
     for d in reply.decisions:
         steered = ", ".join(f"{w.instance} {w.weight:.3f}" for w in d.weights if w.weight < 1)
         failing = [f"{name}: {error}" for name, error in d.targets.items() if error not in _TARGET]
-        cells = (_time(d), d.mode, str(d.version), steered or "–", "; ".join(filter(None, [d.reason, *failing])))
+        cells = (
+            clock(d.unix_ns),
+            d.mode,
+            str(d.version),
+            steered or "–",
+            "; ".join(filter(None, [d.reason, *failing])),
+        )
         table.add_row(*map(_safe, cells))
     return table
 
@@ -83,9 +123,15 @@ def _history(reply: pb.DecisionsReply) -> Table:
 def _plain(decision: pb.Decision) -> dict[str, Any]:
     """The message as JSON has it: times as numbers, unknown as null."""
     out = MessageToDict(decision, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    numbers = {"unix_ns": decision.unix_ns, "version": decision.version}
+    numbers: dict[str, Any] = {"unix_ns": decision.unix_ns, "version": decision.version}
     pairs = zip(out["weights"], decision.weights, strict=True)
-    return out | numbers | {"weights": [plain | {"wished": _known(w.wished)} for plain, w in pairs]}
+    numbers["weights"] = [plain | {"wished": _known(w.wished)} for plain, w in pairs]
+    numbers["overrides"] = [
+        {"target": one.target, "order": _order(one), "who": one.who, "reason": one.reason}
+        | {"since_unix_ns": one.since_unix_ns, "until_unix_ns": one.until_unix_ns or None}
+        for one in decision.overrides
+    ]
+    return out | numbers
 
 
 def _safe(text: str) -> str:
@@ -99,7 +145,3 @@ def _known(value: float) -> float | None:
 
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def _time(decision: pb.Decision) -> str:
-    return datetime.fromtimestamp(decision.unix_ns / 1e9, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -37,6 +37,8 @@ class Aim:
     """May fall without waiting."""
     least: Vector
     """The smallest weight of each."""
+    fixed: NDArray[np.bool_]
+    """Are there at once: a person set them."""
 
 
 @dataclass(slots=True)
@@ -63,12 +65,16 @@ class Pace:
         self._memory = {i: old.get(i) or _Memory() for i in ids}
         return np.asarray([m.weight for m in self._memory.values()])
 
-    def neutral(self, now: float) -> None:
-        """All weights are neutral at once."""
-        for m in self._memory.values():
+    def neutral(self, now: float, fixed: Vector) -> Vector:
+        """All weights are neutral at once, but for those that are `fixed`: float64 [instances], NaN for the others."""
+        after = np.where(np.isnan(fixed), 1, fixed)
+        for m, weight, free in zip(self._memory.values(), after.tolist(), np.isnan(fixed).tolist(), strict=True):
             m.wanted_since = None
-            if m.weight < 1:
+            if not free:
+                _set(m, weight)
+            elif m.weight < 1:
                 _remember(m, 1.0, now)
+        return after
 
     def step(self, aim: Aim, now: float, seconds: float, reasons: list[str], spare: Spare) -> Vector:
         """The weights `seconds` later; adds to the reasons what held one back."""
@@ -76,26 +82,33 @@ class Pace:
         before = np.asarray([m.weight for m in memory])
         target = aim.weight.copy()
         for k, m in enumerate(memory):
-            if wait := _held(m, target[k], now, bool(aim.urgent[k]), bool(aim.sick[k])):
+            if not aim.fixed[k] and (wait := _held(m, target[k], now, bool(aim.urgent[k]), bool(aim.sick[k]))):
                 target[k] = m.weight
                 reasons[k] = join(reasons[k], wait)
         lowest, highest = before - settings.step_down_max * seconds, before + settings.step_up_max * seconds
-        after = np.clip(target, lowest, highest)
+        after = np.where(aim.fixed, aim.weight, np.clip(target, lowest, highest))
         for k in np.flatnonzero(np.abs(after - target) > 1e-9).tolist():
             reasons[k] = join(reasons[k], "held by max step")
-        # Cuts that are there already go first, and may use half of the margin; what is left is for new ones.
-        kept = spare.granted(
-            np.zeros_like(after), 1 - np.maximum(before, after), aim.rank, settings.capacity_margin / 2
-        )
-        more = spare.granted(kept, np.maximum(before - after, 0), aim.rank, settings.capacity_margin)
-        bounded = np.maximum(1 - kept - more, np.minimum(aim.least, highest))
+        bounded = self._bounded(aim, before, after, spare)
+        # What must be kept is below the least weight of a moment ago where one that was asked for a sign of life had none.
+        bounded = np.where(aim.fixed, bounded, np.maximum(bounded, np.minimum(aim.least, highest)))
         for k in np.flatnonzero(bounded > np.maximum(after, aim.least) + 1e-9).tolist():
             reasons[k] = join(reasons[k].removesuffix(f"; {HELD}"), HELD)
-        after = bounded
-        after = np.where(after > 1 - 1e-9, 1, np.maximum(after, 0))
-        for m, weight in zip(memory, after.tolist(), strict=True):
-            _remember(m, weight, now)
+        after = np.where(bounded > 1 - 1e-9, 1, np.maximum(bounded, 0))
+        for m, weight, fixed in zip(memory, after.tolist(), aim.fixed.tolist(), strict=True):
+            if fixed:
+                _set(m, weight)
+            else:
+                _remember(m, weight, now)
         return after
+
+    def _bounded(self, aim: Aim, before: Vector, after: Vector, spare: Spare) -> Vector:
+        """As much of the way from `before` to `after` as may be. Cuts that are there already go first, and may use half of the margin."""
+        margin, free = self._settings.capacity_margin, ~aim.fixed
+        cuts = np.where(free, 0, 1 - after)
+        cuts = cuts + spare.granted(cuts, np.where(free, 1 - np.maximum(before, after), 0), aim.rank, margin / 2)
+        cuts = cuts + spare.granted(cuts, np.where(free, np.maximum(before - after, 0), 0), aim.rank, margin)
+        return 1 - cuts
 
 
 def _held(m: _Memory, target: float, now: float, urgent: bool, sick: bool) -> str:
@@ -108,6 +121,11 @@ def _held(m: _Memory, target: float, now: float, urgent: bool, sick: bool) -> st
     if m.wanted_since is None:
         m.wanted_since = now
     return "" if urgent or now - m.wanted_since >= m.wait_seconds else f"comes back after {m.wait_seconds:.0f} s"
+
+
+def _set(m: _Memory, weight: float) -> None:
+    """A person moved it: that is no turn."""
+    m.weight, m.end, m.rising, m.wanted_since = weight, weight, False, None
 
 
 def _remember(m: _Memory, weight: float, now: float) -> None:

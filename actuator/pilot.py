@@ -12,6 +12,7 @@ import numpy as np
 from trimtab import Exit, TrimtabError
 from trimtab.actuator.guard import Guard, Verdict
 from trimtab.actuator.link import Heard
+from trimtab.actuator.orders import orders
 from trimtab.actuator.policy import POLICIES
 from trimtab.actuator.policy.base import Policy
 from trimtab.actuator.settings import ActuatorSettings
@@ -19,6 +20,7 @@ from trimtab.actuator.snapshot import Assignment, Snapshot
 from trimtab.actuator.state import State, Vector, by_model
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire.overrides import in_force
 
 log = logging.getLogger("trimtab.actuator")
 
@@ -30,6 +32,8 @@ class Decided:
     snapshot: Snapshot
     reason: str
     weights: tuple[pb.Weight, ...]
+    overrides: tuple[pb.Override, ...] = ()
+    """What people ordered, and was heeded."""
 
 
 class Pilot:
@@ -46,9 +50,10 @@ class Pilot:
         self._refused = 0
 
     def decide(self, heard: Heard | None, hold: str = "") -> Decided:
-        """`hold`: a reason for which all weights are to be neutral, whatever the fleet is like."""
+        """`hold`: a reason for which all weights are to be neutral, whatever the fleet is like and people ordered."""
         elapsed = self._clock.monotonic() - heard.monotonic if heard else math.inf
         states = by_model(heard.fleet.instances, elapsed) if heard else []
+        overrides = in_force(heard.fleet.overrides, self._clock.unix_ns()) if heard and not hold else []
         hold = hold or self._hold(elapsed)
         self._groups = {s.group: self._groups.get(s.group) or self._new() for s in states}
         assignments: list[Assignment] = []
@@ -56,7 +61,7 @@ class Pilot:
         for state in states:
             policy, guard = self._groups[state.group]
             refused = guard.refused
-            verdicts = guard.bound(state, partial(self._wish, policy, state), hold)
+            verdicts = guard.bound(state, partial(self._wish, policy, state), hold, orders(overrides, state))
             self._refused += guard.refused - refused
             for verdict, addresses in zip(verdicts, state.addresses, strict=True):
                 weight, reason = self._in_force(verdict)
@@ -72,7 +77,7 @@ class Pilot:
                 )
         mode = "neutral" if hold else self._settings.mode
         snapshot = Snapshot(mode, tuple(assignments), self._clock.unix_ns())
-        return Decided(snapshot, "; ".join(filter(None, [hold, self._counts()])), tuple(weights))
+        return Decided(snapshot, "; ".join(filter(None, [hold, self._counts()])), tuple(weights), tuple(overrides))
 
     def _new(self) -> tuple[Policy, Guard]:
         guard = Guard(self._settings.guard, self._clock, real=self._settings.mode == "active")
@@ -98,7 +103,7 @@ class Pilot:
             return np.full(len(state), np.nan)
 
     def _in_force(self, verdict: Verdict) -> tuple[float, str]:
-        if self._settings.mode != "shadow" or verdict.weight == 1:
+        if self._settings.mode != "shadow" or verdict.weight == 1 or verdict.ordered:
             return verdict.weight, verdict.reason
         return 1.0, f"shadow: would be {verdict.weight:.3f}: {verdict.reason}"
 

@@ -21,6 +21,7 @@ from trimtab.actuator.targets.ledger import Ledger
 from trimtab.agent.clock import Clock
 from trimtab.agent.settings import Tls, default_node
 from trimtab.agent.wire import query_pb2 as pb
+from trimtab.agent.wire.overrides import brief
 
 STEP_SECONDS = 1.0
 _RECORD_SECONDS = 10.0
@@ -114,6 +115,7 @@ class Actuator:
             policy=self._settings.policy,
             reason="; ".join(filter(None, [decided.reason, self._unreached(snapshot), refused])),
             weights=decided.weights,
+            overrides=map(brief, decided.overrides),
             targets={f.target.name: f.error or ("" if f.target.matched else IDLE) for f in self._followers.values()},
         )
 

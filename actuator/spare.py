@@ -67,7 +67,9 @@ class Spare:
     def _carried(self, weight: Vector, load: float) -> NDArray[np.bool_]:
         limit = np.where(self.load.known, np.maximum(self.load.low, load / self.size) + _TINY * (1 + load), np.inf)
         total = weight.sum(axis=-1)
-        fine: NDArray[np.bool_] = (load * weight <= limit * total[..., None]).all(axis=-1) & (total > _TINY)
+        fine: NDArray[np.bool_] = (load * weight <= limit * np.maximum(total, _TINY)[..., None]).all(axis=-1) & (
+            total > _TINY
+        )
         return fine
 
 

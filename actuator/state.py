@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
+from trimtab.agent.wire.overrides import OVERRIDES_MAX
 
 Vector = NDArray[np.float64]
 
@@ -56,12 +57,17 @@ class State:
 
 
 def check_fleet(fleet: pb.FleetState) -> None:
-    """Raises Malformed when the fleet is too large, or an instance has no usable or a second identity."""
+    """Raises Malformed when the fleet is too large, an instance has no usable or a second identity, or an override is no weight."""
     if len(fleet.instances) > INSTANCES_MAX:
         raise Malformed(f"instances: {len(fleet.instances)}; at most {INSTANCES_MAX}")
     ids = {i.id for i in fleet.instances}
     if len(ids) != len(fleet.instances) or "" in ids:
         raise Malformed("instances.id: one is empty or comes twice")
+    if len(fleet.overrides) > OVERRIDES_MAX:
+        raise Malformed(f"overrides: {len(fleet.overrides)}; at most {OVERRIDES_MAX}")
+    for one in fleet.overrides:
+        if not all(0 <= weight <= 1 for weight in (one.weight, *one.frozen.values())):
+            raise Malformed(f"overrides[{one.target[:TEXT_MAX]}]: a weight is not in [0, 1]")
     for i in fleet.instances:
         if len(i.addresses) > _ADDRESSES_MAX or max(map(len, (i.id, i.model, i.incident, *i.addresses))) > TEXT_MAX:
             raise Malformed(f"instances: over {_ADDRESSES_MAX} addresses or a name over {TEXT_MAX} characters")

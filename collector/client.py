@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -41,6 +42,11 @@ def stub(settings: ClientSettings, override: str | None) -> Iterator[QueryStub]:
             yield QueryStub(connection)  # type: ignore[no-untyped-call]
         except grpc.RpcError as error:
             raise _translated(error, target) from error
+
+
+def who() -> str:
+    """As whom an operator speaks: what others see beside what was said."""
+    return os.environ.get("USER") or f"user {os.getuid()}"
 
 
 def _translated(error: grpc.RpcError, target: str) -> TrimtabError:

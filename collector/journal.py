@@ -10,6 +10,7 @@ from typing import Any
 
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
+from trimtab.agent.wire.overrides import OVERRIDES_MAX
 from trimtab.collector.arrow import Columns
 from trimtab.collector.store import Store
 from trimtab.collector.writer import Rows, Writer
@@ -99,9 +100,17 @@ def check_decision(decision: pb.Decision) -> None:
         raise Malformed("decision.unix_ns or version: not in [1, 2^63)")
     if decision.mode not in {"neutral", "active", "shadow"}:
         raise Malformed(f"decision.mode: {decision.mode[:TEXT_MAX]!r} is not neutral, active or shadow")
-    if len(decision.weights) > WEIGHTS_MAX or len(decision.targets) > TARGETS_MAX:
-        raise Malformed(f"decision: over {WEIGHTS_MAX} weights or {TARGETS_MAX} targets")
+    if (
+        len(decision.weights) > WEIGHTS_MAX
+        or len(decision.targets) > TARGETS_MAX
+        or len(decision.overrides) > OVERRIDES_MAX
+    ):
+        raise Malformed(f"decision: over {WEIGHTS_MAX} weights, {TARGETS_MAX} targets or {OVERRIDES_MAX} overrides")
     texts = [decision.policy, decision.reason, *decision.targets.keys(), *decision.targets.values()]
+    for override in decision.overrides:
+        texts += [override.target, override.who, override.reason]
+        if override.frozen or not 0 <= override.weight <= 1:
+            raise Malformed(f"decision.overrides[{override.target[:TEXT_MAX]}]: not brief, or no weight in [0, 1]")
     for weight in decision.weights:
         texts += [weight.instance, weight.model, weight.reason]
         where = f"decision.weights[{weight.instance[:TEXT_MAX]}]"

@@ -22,17 +22,26 @@ from trimtab.collector.store import HALVES, Connection, Store, attached, insert,
 
 log = logging.getLogger(__name__)
 
-VERSIONS = ("1", "2", "3", "4")
+VERSIONS = ("1", "2", "3", "4", "5")
 """Those that were ever released, but for the one of today. 2 lets `weights.wished` be NULL, 3 knows more kinds of subjects, and talkers,
-4 has numbers for subjects, 5 what operators say of incidents."""
+4 has numbers for subjects, 5 what operators say of incidents, 6 the weights that they set, and what policies saw."""
+_SIX = """
+CREATE TABLE decision_states (decided TIMESTAMP NOT NULL, version BIGINT NOT NULL, state BLOB NOT NULL);
+CREATE TABLE overrides (
+    target VARCHAR NOT NULL, kind VARCHAR NOT NULL, weight DOUBLE, since TIMESTAMP NOT NULL, until TIMESTAMP, who VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL, message BLOB NOT NULL
+);
+UPDATE meta SET value = '6' WHERE key = 'schema_version';
+"""
 _ADDED = {
     "4": """
 CREATE TABLE acknowledgements (incident VARCHAR NOT NULL, acknowledged TIMESTAMP NOT NULL, who VARCHAR NOT NULL, note VARCHAR NOT NULL);
 CREATE TABLE silences (
     target VARCHAR NOT NULL, since TIMESTAMP NOT NULL, until TIMESTAMP NOT NULL, who VARCHAR NOT NULL, reason VARCHAR NOT NULL
 );
-UPDATE meta SET value = '5' WHERE key = 'schema_version';
 """
+    + _SIX,
+    "5": _SIX,
 }
 """By the version that lacks nothing else."""
 _STEP_US = 3_600_000_000

@@ -12,6 +12,7 @@ import grpc
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
+from trimtab.agent.wire.overrides import brief
 from trimtab.agent.wire.query_pb2_grpc import QueryServicer
 from trimtab.collector.backup import backup
 from trimtab.collector.feed import UNREAD_MAX, FleetSlot, IncidentFeed
@@ -21,6 +22,7 @@ from trimtab.collector.journal import REPLY_MAX, StoredJournal, check_decision
 from trimtab.collector.lately import series
 from trimtab.collector.latency import latency
 from trimtab.collector.nodes import nodes
+from trimtab.collector.overrides import Overrides
 from trimtab.collector.remarks import NotFound, Remarks
 from trimtab.collector.report import report
 from trimtab.collector.settings import CollectorSettings
@@ -60,6 +62,7 @@ class Query(QueryServicer):
         feed: IncidentFeed,
         standing: Standing,
         remarks: Remarks,
+        overrides: Overrides,
         vitals: Vitals,
         settle: Callable[[float], None],
     ) -> None:
@@ -74,6 +77,7 @@ class Query(QueryServicer):
         self._feed = feed
         self._standing = standing
         self._remarks = remarks
+        self._overrides = overrides
         self._clock = clock
         self._watchers = threading.Semaphore(WATCHERS_MAX)
         self._questions = threading.Semaphore(QUESTIONS_MAX)
@@ -151,14 +155,13 @@ class Query(QueryServicer):
 
     def Remark(self, request: pb.RemarkRequest, context: grpc.ServicerContext) -> pb.RemarkReply:  # noqa: N802
         self._vitals.questions["Remark"] += 1
-        try:
+        with _said(context):
             return self._remarks.take(request)
-        except Malformed as error:
-            context.abort(Code.INVALID_ARGUMENT, str(error))
-        except NotFound as error:
-            context.abort(Code.NOT_FOUND, str(error))
-        except StoreError as error:
-            context.abort(Code.FAILED_PRECONDITION, f"the database: {error}")
+
+    def Steer(self, request: pb.SteerRequest, context: grpc.ServicerContext) -> pb.SteerReply:  # noqa: N802
+        self._vitals.questions["Steer"] += 1
+        with _said(context):
+            return self._overrides.take(request)
 
     def Talkers(self, request: pb.TalkersRequest, context: grpc.ServicerContext) -> pb.TalkersReply:  # noqa: N802
         self._begin("Talkers")
@@ -186,7 +189,8 @@ class Query(QueryServicer):
         self._vitals.questions["Decisions"] += 1
         with _stored(context):
             found = self._journal.decisions(min(request.limit or LIMIT_DEFAULT, REPLY_MAX))
-        return pb.DecisionsReply(decisions=found, now_unix_ns=self._clock.unix_ns())
+        overrides = map(brief, self._overrides.in_force().values())
+        return pb.DecisionsReply(decisions=found, now_unix_ns=self._clock.unix_ns(), overrides=overrides)
 
     def RecordDecision(self, request: pb.Decision, context: grpc.ServicerContext) -> pb.RecordDecisionReply:  # noqa: N802
         try:
@@ -219,7 +223,7 @@ class Query(QueryServicer):
                 before = version
                 version, state = self._fleet.wait(version, 0.5)
                 if state and version != before:
-                    yield state
+                    yield self._overrides.told(state)
 
     def _begin(self, method: str) -> None:
         """A question about windows."""
@@ -272,3 +276,16 @@ def _stored(context: grpc.ServicerContext) -> Iterator[None]:
         yield
     except StoreError as error:
         context.abort(Code.UNAVAILABLE, f"the database: {error}")
+
+
+@contextmanager
+def _said(context: grpc.ServicerContext) -> Iterator[None]:
+    """What an operator said, and what is wrong with it."""
+    try:
+        yield
+    except Malformed as error:
+        context.abort(Code.INVALID_ARGUMENT, str(error))
+    except NotFound as error:
+        context.abort(Code.NOT_FOUND, str(error))
+    except StoreError as error:
+        context.abort(Code.FAILED_PRECONDITION, f"the database: {error}")

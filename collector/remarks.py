@@ -66,7 +66,7 @@ class Remarks:
 
     def take(self, request: pb.RemarkRequest) -> pb.RemarkReply:
         """What came of it. Raises Malformed, naming the field, NotFound, and StoreError when it cannot be stored now."""
-        _check_text("who", request.who, TEXT_MAX)
+        check_text("who", request.who, TEXT_MAX)
         match request.WhichOneof("content"):
             case "acknowledge":
                 return self._acknowledge(request.who, request.acknowledge)
@@ -77,8 +77,8 @@ class Remarks:
         raise Malformed("content: neither acknowledge, silence nor unsilence")
 
     def _acknowledge(self, who: str, request: pb.AcknowledgeRequest) -> pb.RemarkReply:
-        _check_text("acknowledge.id", request.id, TEXT_MAX)
-        _check_text("acknowledge.note", request.note, NOTE_MAX, empty=True)
+        check_text("acknowledge.id", request.id, TEXT_MAX)
+        check_text("acknowledge.note", request.note, NOTE_MAX, empty=True)
         incident = self._find(request.id)
         if self._standing.acknowledgements(incident.id) >= ACKNOWLEDGEMENTS_MAX:
             raise Malformed(
@@ -95,8 +95,8 @@ class Remarks:
 
     def _silence(self, who: str, request: pb.SilenceRequest) -> pb.RemarkReply:
         target, now = request.target, self._clock.unix_ns() // 1000
-        _check_text("silence.target", target, TEXT_MAX)
-        _check_text("silence.reason", request.reason, NOTE_MAX, empty=True)
+        check_text("silence.target", target, TEXT_MAX)
+        check_text("silence.reason", request.reason, NOTE_MAX, empty=True)
         if not 0 < request.seconds <= SILENCE_SECONDS_MAX:  # NaN fails too
             raise Malformed(f"silence.seconds: {request.seconds} is not in (0, {SILENCE_SECONDS_MAX:g}]")
         if _is_id(target):
@@ -116,7 +116,7 @@ class Remarks:
         return pb.RemarkReply(incidents=self._feed.known(target), silence=silence)
 
     def _unsilence(self, target: str) -> pb.RemarkReply:
-        _check_text("unsilence.target", target, TEXT_MAX)
+        check_text("unsilence.target", target, TEXT_MAX)
         known = self._standing.silences()
         if target not in known:
             others = ", ".join(sorted(known)[:_NAMED_MAX]) or "nothing"
@@ -157,7 +157,8 @@ def _is_id(target: str) -> bool:
     return prefix == "i" and number.isdecimal()
 
 
-def _check_text(field: str, text: str, characters_max: int, *, empty: bool = False) -> None:
+def check_text(field: str, text: str, characters_max: int, *, empty: bool = False) -> None:
+    """Raises Malformed where it is not one printable line."""
     if len(text) > characters_max or not text.isprintable() or not (text.strip() or (empty and not text)):
         least = 0 if empty else 1
         raise Malformed(f"{field}: not one line of {least} to {characters_max} printable characters")

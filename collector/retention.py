@@ -35,6 +35,7 @@ _JOURNAL = (
     "DELETE FROM evidence WHERE incident NOT IN (SELECT id FROM incident_records)",
     "DELETE FROM acknowledgements WHERE incident NOT IN (SELECT id FROM incident_records)",
     "DELETE FROM silences WHERE until < make_timestamp($end)",
+    "DELETE FROM overrides WHERE until < make_timestamp($end)",
 )
 _ARRIVALS = """
 DELETE FROM arrivals USING stream_records s

@@ -3,7 +3,7 @@
 -- No keys, no indexes, no sequences: the same statements make the same tables in DuckLake. What must be unique is kept so by the one writer.
 
 CREATE TABLE meta (key VARCHAR NOT NULL, value VARCHAR NOT NULL);
-INSERT INTO meta VALUES ('schema_version', '5'), ('swept', '0');
+INSERT INTO meta VALUES ('schema_version', '6'), ('swept', '0');
 
 CREATE TABLE nodes (
     node VARCHAR NOT NULL,
@@ -243,6 +243,16 @@ CREATE TABLE decision_records (
 CREATE TABLE weights (
     decided TIMESTAMP NOT NULL, version BIGINT NOT NULL,
     instance VARCHAR NOT NULL, model VARCHAR NOT NULL, wished DOUBLE, weight DOUBLE NOT NULL, reason VARCHAR NOT NULL
+);
+
+-- What the policy saw: the DecisionState of agent/wire/query.proto, for the newest decisions and not for each of a large fleet.
+CREATE TABLE decision_states (decided TIMESTAMP NOT NULL, version BIGINT NOT NULL, state BLOB NOT NULL);
+
+-- Weights that people set (collector/overrides.py). `target` is an instance, "model NAME", or empty for all; `until` is NULL where it
+-- lasts until it is taken back. `message` is the Override of agent/wire/query.proto.
+CREATE TABLE overrides (
+    target VARCHAR NOT NULL, kind VARCHAR NOT NULL, weight DOUBLE, since TIMESTAMP NOT NULL, until TIMESTAMP, who VARCHAR NOT NULL,
+    reason VARCHAR NOT NULL, message BLOB NOT NULL
 );
 
 -- Views.

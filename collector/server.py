@@ -33,6 +33,7 @@ from trimtab.collector.journal import StoredJournal
 from trimtab.collector.keeper import Keeper
 from trimtab.collector.latest import Latest
 from trimtab.collector.opening import open_or_set_aside, take_up
+from trimtab.collector.overrides import Overrides
 from trimtab.collector.port.port import Port
 from trimtab.collector.query import WATCHERS_MAX, Query
 from trimtab.collector.remarks import Remarks
@@ -132,6 +133,7 @@ class Collector:
         self._keeper = Keeper(settings, self._store, clock, vitals, self._writer)
         self._journal = StoredJournal(self._store, self._writer)
         remarks = Remarks(self._store, self._writer, journal=self._journal, standing=standing, feed=feed, clock=clock)
+        overrides = Overrides(self._store, self._writer, journal=self._journal, fleet=fleet, clock=clock)
         self._connected = Connected(settings.agents_max)
         self._query = Query(
             settings,
@@ -143,6 +145,7 @@ class Collector:
             feed=feed,
             standing=standing,
             remarks=remarks,
+            overrides=overrides,
             vitals=vitals,
             settle=self._writer.settle,
         )

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 Connection = duckdb.DuckDBPyConnection
 FILE = "trimtab.duckdb"
-SCHEMA_VERSION = "5"
+SCHEMA_VERSION = "6"
 _NEEDED = (
     "meta",
     "series",
@@ -35,6 +35,7 @@ _NEEDED = (
     "incident_records",
     "acknowledgements",
     "silences",
+    "overrides",
     "late_minutes",
 )
 """What must be readable before anything can be stored."""

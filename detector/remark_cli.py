@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector import options
-from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub
+from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub, who
 from trimtab.collector.node_tables import printable
 from trimtab.detector.when import clock
 
@@ -21,7 +19,7 @@ from trimtab.detector.when import clock
 def acknowledge(settings: ClientSettings, incident_id: str, note: str, collector: str | None) -> None:
     """Say that you are looking after an incident. Others see who, when and the note."""
     request = pb.AcknowledgeRequest(id=incident_id, note=note)
-    _remark(settings, collector, pb.RemarkRequest(who=_who(), acknowledge=request))
+    _remark(settings, collector, pb.RemarkRequest(who=who(), acknowledge=request))
     click.echo(f"{printable(incident_id)} is acknowledged")
 
 
@@ -39,7 +37,7 @@ def silence(settings: ClientSettings, target: str, seconds: float, reason: str, 
     What is silenced is still found, recorded and shown. The silence of a node or of a model is that of everything on it.
     """
     request = pb.SilenceRequest(target=target, seconds=seconds, reason=reason)
-    reply = _remark(settings, collector, pb.RemarkRequest(who=_who(), silence=request))
+    reply = _remark(settings, collector, pb.RemarkRequest(who=who(), silence=request))
     until = clock(reply.silence.until_unix_ns)
     click.echo(f"{printable(target)} is silenced until {until}; open incidents that it is about: {_ids(reply)}")
 
@@ -50,7 +48,7 @@ def silence(settings: ClientSettings, target: str, seconds: float, reason: str, 
 @click.pass_obj
 def unsilence(settings: ClientSettings, target: str, collector: str | None) -> None:
     """End a silence now."""
-    request = pb.RemarkRequest(who=_who(), unsilence=pb.UnsilenceRequest(target=target))
+    request = pb.RemarkRequest(who=who(), unsilence=pb.UnsilenceRequest(target=target))
     reply = _remark(settings, collector, request)
     click.echo(f"{printable(target)} is no longer silenced; open incidents that it was about: {_ids(reply)}")
 
@@ -62,10 +60,6 @@ def _remark(settings: ClientSettings, collector: str | None, request: pb.RemarkR
     with stub(settings, collector) as query:
         reply: pb.RemarkReply = query.Remark(request, timeout=DEADLINE_SECONDS)
     return reply
-
-
-def _who() -> str:
-    return os.environ.get("USER") or f"user {os.getuid()}"
 
 
 def _ids(reply: pb.RemarkReply) -> str:

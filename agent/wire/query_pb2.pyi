@@ -902,6 +902,201 @@ class RemarkReply(_message.Message):
 Global___RemarkReply: _TypeAlias = RemarkReply  # noqa: Y015
 
 @_typing.final
+class SteerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WHO_FIELD_NUMBER: _builtins.int
+    OVERRIDE_FIELD_NUMBER: _builtins.int
+    AUTO_FIELD_NUMBER: _builtins.int
+    who: _builtins.str
+    """As in RemarkRequest."""
+    @_builtins.property
+    def override(self) -> Global___OverrideRequest: ...
+    @_builtins.property
+    def auto(self) -> Global___AutoRequest: ...
+    def __init__(
+        self,
+        *,
+        who: _builtins.str = ...,
+        override: Global___OverrideRequest | None = ...,
+        auto: Global___AutoRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "content", b"content", "override", b"override"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auto", b"auto", "content", b"content", "override", b"override", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["override", "auto"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
+
+Global___SteerRequest: _TypeAlias = SteerRequest  # noqa: Y015
+
+@_typing.final
+class OverrideRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """As in Override."""
+    kind: Global___Override.Kind.ValueType
+    weight: _builtins.float
+    seconds: _builtins.float
+    """From now on; 0: until it is taken back."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        kind: Global___Override.Kind.ValueType = ...,
+        weight: _builtins.float = ...,
+        seconds: _builtins.float = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "reason", b"reason", "seconds", b"seconds", "target", b"target", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverrideRequest: _TypeAlias = OverrideRequest  # noqa: Y015
+
+@_typing.final
+class AutoRequest(_message.Message):
+    """Takes back the override of `target`, and all those that it covers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AutoRequest: _TypeAlias = AutoRequest  # noqa: Y015
+
+@_typing.final
+class SteerReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
+        """The new one, or those that were taken back."""
+
+    def __init__(
+        self,
+        *,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SteerReply: _TypeAlias = SteerReply  # noqa: Y015
+
+@_typing.final
+class Override(_message.Message):
+    """Weights that a person set. Of several the one that is about fewer instances holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Kind:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Override._Kind.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Override._Kind.ValueType  # 0
+        KIND_WEIGHT: Override._Kind.ValueType  # 1
+        """`weight`. The target is an instance."""
+        KIND_FREEZE: Override._Kind.ValueType  # 2
+        """The weights that were in force: `frozen`."""
+        KIND_NEUTRAL: Override._Kind.ValueType  # 3
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Override.Kind.ValueType  # 0
+    KIND_WEIGHT: Override.Kind.ValueType  # 1
+    """`weight`. The target is an instance."""
+    KIND_FREEZE: Override.Kind.ValueType  # 2
+    """The weights that were in force: `frozen`."""
+    KIND_NEUTRAL: Override.Kind.ValueType  # 3
+
+    @_typing.final
+    class FrozenEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    FROZEN_FIELD_NUMBER: _builtins.int
+    WHO_FIELD_NUMBER: _builtins.int
+    SINCE_UNIX_NS_FIELD_NUMBER: _builtins.int
+    UNTIL_UNIX_NS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """An instance; "model NAME"; or "": all instances."""
+    kind: Global___Override.Kind.ValueType
+    weight: _builtins.float
+    """Share of the neutral weight, in [0, 1]."""
+    who: _builtins.str
+    since_unix_ns: _builtins.int
+    """`until` is 0 where it lasts until it is taken back."""
+    until_unix_ns: _builtins.int
+    reason: _builtins.str
+    @_builtins.property
+    def frozen(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By instance; those that are not here have their neutral weight. Left out where nobody steers by it."""
+
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        kind: Global___Override.Kind.ValueType = ...,
+        weight: _builtins.float = ...,
+        frozen: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        who: _builtins.str = ...,
+        since_unix_ns: _builtins.int = ...,
+        until_unix_ns: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frozen", b"frozen", "kind", b"kind", "reason", b"reason", "since_unix_ns", b"since_unix_ns", "target", b"target", "until_unix_ns", b"until_unix_ns", "weight", b"weight", "who", b"who"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Override: _TypeAlias = Override  # noqa: Y015
+
+@_typing.final
 class IncidentReportRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1146,18 +1341,24 @@ class DecisionsReply(_message.Message):
 
     DECISIONS_FIELD_NUMBER: _builtins.int
     NOW_UNIX_NS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     now_unix_ns: _builtins.int
     @_builtins.property
     def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]: ...
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
+        """In force now, by target; the decisions that follow heed them."""
+
     def __init__(
         self,
         *,
         decisions: _abc.Iterable[Global___Decision] | None = ...,
         now_unix_ns: _builtins.int = ...,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "now_unix_ns", b"now_unix_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "now_unix_ns", b"now_unix_ns", "overrides", b"overrides"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1194,6 +1395,7 @@ class Decision(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     unix_ns: _builtins.int
     version: _builtins.int
     mode: _builtins.str
@@ -1206,6 +1408,10 @@ class Decision(_message.Message):
     def targets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Each target and whether it took the snapshot: "", "steers nothing here", or what went wrong."""
 
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
+        """Those that it heeded."""
+
     def __init__(
         self,
         *,
@@ -1216,10 +1422,11 @@ class Decision(_message.Message):
         reason: _builtins.str = ...,
         weights: _abc.Iterable[Global___Weight] | None = ...,
         targets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "policy", b"policy", "reason", b"reason", "targets", b"targets", "unix_ns", b"unix_ns", "version", b"version", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "overrides", b"overrides", "policy", b"policy", "reason", b"reason", "targets", b"targets", "unix_ns", b"unix_ns", "version", b"version", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1293,18 +1500,24 @@ class FleetState(_message.Message):
 
     UNIX_NS_FIELD_NUMBER: _builtins.int
     INSTANCES_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
     unix_ns: _builtins.int
     @_builtins.property
     def instances(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceState]: ...
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___Override]:
+        """In force when this was told."""
+
     def __init__(
         self,
         *,
         unix_ns: _builtins.int = ...,
         instances: _abc.Iterable[Global___InstanceState] | None = ...,
+        overrides: _abc.Iterable[Global___Override] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "unix_ns", b"unix_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances", "overrides", b"overrides", "unix_ns", b"unix_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

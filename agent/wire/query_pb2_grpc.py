@@ -84,6 +84,11 @@ class QueryStub:
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkRequest.SerializeToString,
                 response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkReply.FromString,
                 _registered_method=True)
+        self.Steer = channel.unary_unary(
+                '/trimtab.query.v1.Query/Steer',
+                request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SteerRequest.SerializeToString,
+                response_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SteerReply.FromString,
+                _registered_method=True)
         self.Decisions = channel.unary_unary(
                 '/trimtab.query.v1.Query/Decisions',
                 request_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.DecisionsRequest.SerializeToString,
@@ -177,6 +182,13 @@ class QueryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Steer(self, request, context):
+        """Weights by hand, above every policy. Answers once it is stored.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Decisions(self, request, context):
         """The last routing decision and those before it, newest first.
         """
@@ -257,6 +269,11 @@ def add_QueryServicer_to_server(servicer, server):
                     servicer.Remark,
                     request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkRequest.FromString,
                     response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkReply.SerializeToString,
+            ),
+            'Steer': grpc.unary_unary_rpc_method_handler(
+                    servicer.Steer,
+                    request_deserializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SteerRequest.FromString,
+                    response_serializer=trimtab_dot_agent_dot_wire_dot_query__pb2.SteerReply.SerializeToString,
             ),
             'Decisions': grpc.unary_unary_rpc_method_handler(
                     servicer.Decisions,
@@ -549,6 +566,33 @@ class Query:
             '/trimtab.query.v1.Query/Remark',
             trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkRequest.SerializeToString,
             trimtab_dot_agent_dot_wire_dot_query__pb2.RemarkReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Steer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/trimtab.query.v1.Query/Steer',
+            trimtab_dot_agent_dot_wire_dot_query__pb2.SteerRequest.SerializeToString,
+            trimtab_dot_agent_dot_wire_dot_query__pb2.SteerReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,7 +56,7 @@ class RoutingSnapshot(_message.Message):
     valid_for_seconds: _builtins.float
     """A client that hears nothing for this long must return to its own neutral weights."""
     mode: _builtins.str
-    """"neutral", "active" or "shadow". In shadow mode every weight is 1."""
+    """"neutral", "active" or "shadow". In shadow and neutral mode every weight is 1 but those that a person set."""
     @_builtins.property
     def assignments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Assignment]: ...
     def __init__(

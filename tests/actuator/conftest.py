@@ -151,6 +151,7 @@ class Collector(QueryServicer):
         self.instances: list[pb.InstanceState] = []
         self.unix_ns = 0
         """Not 0: it hangs, and repeats this word."""
+        self.overrides: list[pb.Override] = []
         self.decisions: list[pb.Decision] = []
         self.now_unix_ns = 0
         self.hang_seconds = 0.0
@@ -166,7 +167,8 @@ class Collector(QueryServicer):
         self, request: pb.WatchFleetRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.FleetState]:
         while context.is_active():
-            yield pb.FleetState(unix_ns=self.unix_ns or time.time_ns(), instances=self.instances)
+            now = self.unix_ns or time.time_ns()
+            yield pb.FleetState(unix_ns=now, instances=self.instances, overrides=self.overrides)
             time.sleep(0.2)
 
     def RecordDecision(  # noqa: N802
@@ -180,7 +182,7 @@ class Collector(QueryServicer):
     def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
         time.sleep(self.hang_seconds)
         newest = self.decisions[::-1][: request.limit]
-        return pb.DecisionsReply(decisions=newest, now_unix_ns=self.now_unix_ns)
+        return pb.DecisionsReply(decisions=newest, now_unix_ns=self.now_unix_ns, overrides=self.overrides)
 
     def Nodes(self, request: pb.NodesRequest, context: grpc.ServicerContext) -> pb.NodesReply:  # noqa: N802
         time.sleep(self.hang_seconds)

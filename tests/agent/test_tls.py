@@ -175,10 +175,16 @@ def remark(link: grpc.Channel) -> query.RemarkReply:
     return reply
 
 
+def steer(link: grpc.Channel) -> query.SteerReply:
+    request = query.SteerRequest(who="eve", override=query.OverrideRequest(kind=query.Override.KIND_NEUTRAL))
+    reply: query.SteerReply = QueryStub(link).Steer(request, timeout=10)
+    return reply
+
+
 def test_without_a_certificate_nobody_is_let_in(collector: Collector, server_tls: Tls) -> None:
     target = f"{ADDRESS}:{collector.port}"
     only_ca = grpc.ssl_channel_credentials(Path(server_tls.ca).read_bytes())
-    for call in (publish_one, remark):
+    for call in (publish_one, remark, steer):
         for link in (grpc.secure_channel(target, only_ca), grpc.insecure_channel(target)):
             with link, pytest.raises(grpc.RpcError) as caught:
                 call(link)
@@ -187,6 +193,7 @@ def test_without_a_certificate_nobody_is_let_in(collector: Collector, server_tls
         assert publish_one(link).HasField("welcome")
     with channel.channel(target, server_tls, "test") as link:
         assert remark(link).silence.target == "n1"
+        assert steer(link).overrides[0].who == "eve"
 
 
 def test_certificates_and_authority_are_replaced_while_windows_flow(

@@ -227,9 +227,15 @@ def test_what_was_said_of_incidents_goes_with_them(store: Store) -> None:
         connection.execute(f"INSERT INTO acknowledgements SELECT ?, {moment}, 'eve', ''", [id_, START_US])
     for target, until in (("n1", START_US), ("n2", LATER_US)):
         connection.execute(f"INSERT INTO silences SELECT ?, {moment}, {moment}, 'eve', ''", [target, START_US, until])
+    for target, until in (("n1", START_US), ("n2", LATER_US), ("n3", None)):
+        connection.execute(
+            f"INSERT INTO overrides SELECT ?, 'neutral', NULL, {moment}, {moment}, 'eve', '', ''::BLOB",
+            [target, START_US, until],
+        )
     retention = Retention(settings(keep_hours_days=2 / 24), store, store.cursor(), Vitals())
     while retention.turn(LATER_US, NEVER):
         pass
+    assert connection.execute("SELECT target FROM overrides ORDER BY target").fetchall() == [("n2",), ("n3",)]
     assert connection.execute("SELECT incident FROM acknowledgements").fetchall() == [("i-2",)]
     assert connection.execute("SELECT target FROM silences").fetchall() == [("n2",)]
 

@@ -137,12 +137,12 @@ def test_where_only_tables_are_added_the_file_stays(tmp_path: Path, stored: Path
 def test_cut_short_nothing_is_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = unpacked(ALL[-1], tmp_path)
     with monkeypatch.context() as patch:
-        patch.setitem(migrate._ADDED, "4", migrate._ADDED["4"] + "SELECT error('cut short')")
+        patch.setitem(migrate._ADDED, "5", migrate._ADDED["5"] + "SELECT error('cut short')")
         with pytest.raises(TrimtabError, match="cut short"):
             open_or_set_aside(path, MEMORY, CLOCK)
     with duckdb.connect(path, read_only=True) as old:
-        assert old.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall() == [("4",)]
-        assert not old.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'silences'").fetchall()
+        assert old.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchall() == [("5",)]
+        assert not old.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'overrides'").fetchall()
     open_or_set_aside(path, MEMORY, CLOCK).close()
 
 
