@@ -34,6 +34,8 @@ class Decided:
     weights: tuple[pb.Weight, ...]
     overrides: tuple[pb.Override, ...] = ()
     """What people ordered, and was heeded."""
+    states: tuple[State, ...] = ()
+    """What the policies saw, in the order of `weights`."""
 
 
 class Pilot:
@@ -77,7 +79,8 @@ class Pilot:
                 )
         mode = "neutral" if hold else self._settings.mode
         snapshot = Snapshot(mode, tuple(assignments), self._clock.unix_ns())
-        return Decided(snapshot, "; ".join(filter(None, [hold, self._counts()])), tuple(weights), tuple(overrides))
+        reason = "; ".join(filter(None, [hold, self._counts()]))
+        return Decided(snapshot, reason, tuple(weights), tuple(overrides), tuple(states))
 
     def _new(self) -> tuple[Policy, Guard]:
         guard = Guard(self._settings.guard, self._clock, real=self._settings.mode == "active")

@@ -12,6 +12,7 @@ from trimtab.actuator.deadman import DeadMan, restore
 from trimtab.actuator.follower import Follower
 from trimtab.actuator.link import Link
 from trimtab.actuator.pilot import Decided, Pilot
+from trimtab.actuator.seen import seen
 from trimtab.actuator.settings import ActuatorSettings
 from trimtab.actuator.snapshot import IDLE, Cache, Snapshot
 from trimtab.actuator.targets.discovery import SOCKETS_MAX, Finder
@@ -25,6 +26,8 @@ from trimtab.agent.wire.overrides import brief
 
 STEP_SECONDS = 1.0
 _RECORD_SECONDS = 10.0
+SEEN_INSTANCES_PER_SECOND = 20
+"""What the policies saw is recorded so often that no more than this is stored: with each decision of a small fleet."""
 _LET_GO_SECONDS = 3.0
 _NAMED_MAX = 3
 
@@ -71,6 +74,7 @@ class Actuator:
         self._finder = Finder(settings.haproxy_sockets)
         self._record_at = clock.monotonic()
         self._recorded: tuple[object, ...] = ()
+        self._seen_at = clock.monotonic()
 
     def step(self, hold: str = "") -> None:
         """Hear, decide, publish, record."""
@@ -82,6 +86,9 @@ class Actuator:
         news = (snapshot.version, decision.reason, dict(decision.targets))
         if news != self._recorded or now >= self._record_at:
             self._recorded, self._record_at = news, now + _RECORD_SECONDS
+            if now >= self._seen_at:
+                self._seen_at = now + len(decided.weights) / SEEN_INSTANCES_PER_SECOND
+                decision.seen.CopyFrom(seen(decided.states))
             self._link.record(decision)
 
     def let_go(self) -> bool:

@@ -42,11 +42,19 @@ _MEMORY = "analysis_memory"
 _FORGET = "DELETE FROM meta USING incoming WHERE meta.key = incoming.key"
 _REMEMBER = "INSERT INTO meta BY NAME SELECT * FROM incoming"
 _FIND_MEMORY = "SELECT value FROM meta WHERE key = ?"
+_SEEN = """
+INSERT INTO decision_states BY NAME SELECT * REPLACE (make_timestamp(decided) AS decided, from_hex(seen) AS seen) FROM incoming
+"""
 _FIND_INCIDENTS = """
 SELECT message FROM incident_records WHERE ($id = '' OR id = $id) AND (NOT $open OR status = 'open')
 ORDER BY opened DESC, id DESC LIMIT $limit
 """
-_FIND_DECISIONS = "SELECT message FROM decision_records ORDER BY decided DESC, version DESC LIMIT ?"
+_FIND_DECISIONS = """
+WITH newest AS (SELECT decided, version, message FROM decision_records ORDER BY decided DESC, version DESC LIMIT $limit)
+SELECT message, seen FROM newest LEFT JOIN (SELECT * FROM decision_states WHERE $seen) USING (decided, version)
+ORDER BY decided DESC, version DESC
+"""
+_COLUMNS_MAX = 64
 
 
 class StoredJournal:
@@ -64,11 +72,15 @@ class StoredJournal:
             found = connection.execute(_FIND_INCIDENTS, wanted).fetchall()
         return [pb.Incident.FromString(message) for (message,) in found]
 
-    def decisions(self, limit: int) -> list[pb.Decision]:
-        """Stored decisions, newest first. Raises StoreError."""
+    def decisions(self, limit: int, seen: bool = False) -> list[pb.Decision]:
+        """Stored decisions, newest first; with what the policies saw, if it is asked for and there. Raises StoreError."""
         with self._store.reading() as connection:
-            found = connection.execute(_FIND_DECISIONS, [limit]).fetchall()
-        return [pb.Decision.FromString(message) for (message,) in found]
+            found = connection.execute(_FIND_DECISIONS, {"limit": limit, "seen": seen}).fetchall()
+        out = [pb.Decision.FromString(message) for message, _ in found]
+        for decision, (_, saw) in zip(out, found, strict=True):
+            if saw is not None:
+                decision.seen.ParseFromString(saw)
+        return out
 
     def save_incident(self, incident: pb.Incident) -> None:
         """Returns once it is queued."""
@@ -118,10 +130,22 @@ def check_decision(decision: pb.Decision) -> None:
             raise Malformed(f"{where}.weight: {weight.weight} is not in [0, 1]")
         if not (math.isnan(weight.wished) or 0 <= weight.wished <= 1):
             raise Malformed(f"{where}.wished: {weight.wished} is not in [0, 1], nor NaN for none")
+    if decision.HasField("seen"):
+        texts += _check_seen(decision)
     if max(map(len, texts)) > 4 * TEXT_MAX:
         raise Malformed(f"decision: a text of over {4 * TEXT_MAX} characters")
     if len({weight.instance for weight in decision.weights}) != len(decision.weights):
         raise Malformed("decision.weights: an instance comes twice")
+
+
+def _check_seen(decision: pb.Decision) -> list[str]:
+    """Its texts. Raises Malformed."""
+    seen, instances = decision.seen, {weight.instance for weight in decision.weights}
+    if len(seen.columns) > _COLUMNS_MAX or len(seen.values) != 4 * len(seen.columns) * len(decision.weights):
+        raise Malformed(f"decision.seen: over {_COLUMNS_MAX} columns, or not a float32 for each column and weight")
+    if not seen.incidents.keys() | seen.mechanisms.keys() <= instances:
+        raise Malformed("decision.seen: an incident of an instance that has no weight")
+    return [*seen.columns, *seen.incidents.values(), *seen.mechanisms.values()]
 
 
 def _incident_rows(incident: pb.Incident) -> Rows:
@@ -169,9 +193,15 @@ def _incident_rows(incident: pb.Incident) -> Rows:
 
 def _decision_rows(decision: pb.Decision) -> Rows:
     stamp = {"decided": decision.unix_ns // 1000, "version": decision.version}
-    own = {**stamp, **_fields(decision, "mode policy reason"), "message": decision.SerializeToString().hex()}
+    record = pb.Decision()
+    record.CopyFrom(decision)
+    record.ClearField("seen")
+    own = {**stamp, **_fields(decision, "mode policy reason"), "message": record.SerializeToString().hex()}
     weights = [{**stamp, **_fields(w, "instance model wished weight reason")} for w in decision.weights]
-    return [(_DECISION, _columns([own])), *([(_WEIGHTS, _columns(weights))] if weights else [])]
+    rows = [(_DECISION, _columns([own])), *([(_WEIGHTS, _columns(weights))] if weights else [])]
+    if decision.HasField("seen"):
+        rows.append((_SEEN, _columns([{**stamp, "seen": decision.seen.SerializeToString().hex()}])))
+    return rows
 
 
 def _fields(message: Any, names: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ VERSIONS = ("1", "2", "3", "4", "5")
 """Those that were ever released, but for the one of today. 2 lets `weights.wished` be NULL, 3 knows more kinds of subjects, and talkers,
 4 has numbers for subjects, 5 what operators say of incidents, 6 the weights that they set, and what policies saw."""
 _SIX = """
-CREATE TABLE decision_states (decided TIMESTAMP NOT NULL, version BIGINT NOT NULL, state BLOB NOT NULL);
+CREATE TABLE decision_states (decided TIMESTAMP NOT NULL, version BIGINT NOT NULL, seen BLOB NOT NULL);
 CREATE TABLE overrides (
     target VARCHAR NOT NULL, kind VARCHAR NOT NULL, weight DOUBLE, since TIMESTAMP NOT NULL, until TIMESTAMP, who VARCHAR NOT NULL,
     reason VARCHAR NOT NULL, message BLOB NOT NULL

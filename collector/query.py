@@ -188,7 +188,7 @@ class Query(QueryServicer):
     def Decisions(self, request: pb.DecisionsRequest, context: grpc.ServicerContext) -> pb.DecisionsReply:  # noqa: N802
         self._vitals.questions["Decisions"] += 1
         with _stored(context):
-            found = self._journal.decisions(min(request.limit or LIMIT_DEFAULT, REPLY_MAX))
+            found = self._journal.decisions(min(request.limit or LIMIT_DEFAULT, REPLY_MAX), request.seen)
         overrides = map(brief, self._overrides.in_force().values())
         return pb.DecisionsReply(decisions=found, now_unix_ns=self._clock.unix_ns(), overrides=overrides)
 

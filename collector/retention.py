@@ -69,7 +69,11 @@ RAW = Tier(
     MINUTE_US,
     marks.ROLLED_MINUTES,
     marks.RAW_FROM,
-    ("DELETE FROM talkers WHERE start < make_timestamp($end)", _ARRIVALS),
+    (
+        "DELETE FROM talkers WHERE start < make_timestamp($end)",
+        "DELETE FROM decision_states WHERE decided < make_timestamp($end)",
+        _ARRIVALS,
+    ),
 )
 MINUTES = Tier("minutes", "_1m", HOUR_US, marks.ROLLED_HOURS, marks.MINUTES_FROM)
 HOURS = Tier("hours", "_1h", DAY_US, "", "", _JOURNAL)

@@ -245,8 +245,8 @@ CREATE TABLE weights (
     instance VARCHAR NOT NULL, model VARCHAR NOT NULL, wished DOUBLE, weight DOUBLE NOT NULL, reason VARCHAR NOT NULL
 );
 
--- What the policy saw: the DecisionState of agent/wire/query.proto, for the newest decisions and not for each of a large fleet.
-CREATE TABLE decision_states (decided TIMESTAMP NOT NULL, version BIGINT NOT NULL, state BLOB NOT NULL);
+-- What the policies saw: the Seen of agent/wire/query.proto. Kept as long as windows are, and not there for each decision of a large fleet.
+CREATE TABLE decision_states (decided TIMESTAMP NOT NULL, version BIGINT NOT NULL, seen BLOB NOT NULL);
 
 -- Weights that people set (collector/overrides.py). `target` is an instance, "model NAME", or empty for all; `until` is NULL where it
 -- lasts until it is taken back. `message` is the Override of agent/wire/query.proto.

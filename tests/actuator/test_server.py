@@ -16,6 +16,7 @@ import pytest
 from tests.actuator.conftest import NODE, Balancer, Collector, instance, until
 from trimtab import Exit, TrimtabError
 from trimtab.actuator import server
+from trimtab.actuator.seen import states
 from trimtab.actuator.settings import ActuatorSettings, GuardSettings
 from trimtab.actuator.snapshot import IDLE
 from trimtab.actuator.targets import discovery
@@ -85,6 +86,9 @@ def test_steers_again_after_a_restart_of_haproxy_and_is_neutral_after_kill_9(
     assert last.reason == f"in no HAProxy here: {NODE}/1"
     assert (last.mode, last.policy, last.weights[2].wished) == ("active", "proportional", 0)
     assert last.weights[2].reason == "degraded: cgroup quota (i-1)"
+    until(lambda: collector.decisions[-1].HasField("seen"), 12, "what the policy saw is recorded, too")
+    saw = [state.latency_seconds.tolist() for state in states(collector.decisions[-1])]
+    assert saw == [pytest.approx([0.02] * 3), pytest.approx([0.02])]
     assert dict(last.targets) == {f"haproxy {be.socket}": ""}
     be.stop()
     until(lambda: "is HAProxy running" in str(collector.decisions[-1].targets), 5, "the target's error is recorded")

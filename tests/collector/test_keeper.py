@@ -245,6 +245,9 @@ def test_age_takes_windows_and_leaves_rollups_and_streams(store: Store) -> None:
     put_plain(connection, 3, START_US, 3600)
     arrive(connection, 1, swept=3000, seqs=3600)
     arrive(connection, 2, swept=3600, seqs=3600)
+    for second in (0, 1799, 1800, 3599):
+        stamp = START_US + second * 1_000_000
+        connection.execute("INSERT INTO decision_states SELECT make_timestamp(?), 1, ''::BLOB", [stamp])
     before = streams(connection)
     roller = Roller(store, store.cursor(), Vitals())
     vitals = Vitals()
@@ -256,6 +259,9 @@ def test_age_takes_windows_and_leaves_rollups_and_streams(store: Store) -> None:
     hours = rows(connection, "samples_instance_1h")
     while retention.turn(START_US + HOUR_US + 30 * MINUTE_US, NEVER):
         pass
+    assert connection.execute("SELECT epoch_us(min(decided)) FROM decision_states").fetchall() == [
+        (START_US + 30 * MINUTE_US,)
+    ]
     assert connection.execute("SELECT epoch_us(min(start)) FROM samples_instance").fetchall() == [
         (START_US + 30 * MINUTE_US,)
     ]

@@ -154,6 +154,20 @@ def test_decisions_are_kept_newest_first(tmp_path: Path) -> None:
         ]
 
 
+def test_what_the_policies_saw_is_told_to_who_asks_for_it(tmp_path: Path) -> None:
+    saw = q.Seen(columns=["queue"], values=b"\0\0\x80\x3f", incidents={"n1/8080": "i-1"}, mechanisms={"n1/8080": "oom"})
+    with collecting(tmp_path) as (_, _telemetry, query):
+        older, newer = decision(version=3, seen=saw), decision(version=4)
+        for each in (older, newer):
+            query.RecordDecision(each)
+        assert list(query.Decisions(q.DecisionsRequest(seen=True)).decisions) == [newer, older]
+        assert not any(d.HasField("seen") for d in query.Decisions(q.DecisionsRequest()).decisions)
+        # It is kept for a shorter time, and so apart.
+        assert ask(query, "SELECT version FROM decision_states") == [[3]]
+        [[size]] = ask(query, "SELECT max(octet_length(message)) - min(octet_length(message)) FROM decision_records")
+        assert size == 0
+
+
 def test_a_decision_that_wished_for_nothing_is_kept(tmp_path: Path) -> None:
     held = q.Weight(instance="n1/8080", wished=float("nan"), weight=1, reason="stopped")
     with collecting(tmp_path) as (_, _telemetry, query):
@@ -192,6 +206,13 @@ def _answers(query: Any) -> bool:
         ({"weights": [q.Weight(instance="a", weight=-0.01)]}, "weights[a].weight"),
         ({"weights": [q.Weight(instance="a")] * 2}, "comes twice"),
         ({"reason": "x" * 2000}, "characters"),
+        ({"seen": q.Seen(columns=["queue"], values=b"123")}, "decision.seen: "),
+        ({"seen": q.Seen(columns=["x"] * 65, values=b"1234" * 65)}, "decision.seen: "),
+        ({"seen": q.Seen(columns=["x" * 2000], values=b"1234")}, "characters"),
+        ({"seen": q.Seen(incidents={"n9/1": "i-1"})}, "decision.seen: "),
+        ({"overrides": [q.Override(weight=2)]}, "decision.overrides"),
+        ({"overrides": [q.Override(frozen={"a": 1})]}, "decision.overrides"),
+        ({"overrides": [q.Override()] * 1025}, "1024 overrides"),
     ],
 )
 def test_wrong_decisions_are_refused(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
