@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,15 @@ def aim(state: State, wished: Vector, ordered: Orders, spare: Spare, now: float)
     for k in np.flatnonzero(weight > target + 1e-9).tolist():
         reasons[k] = join(reasons[k], HELD)
     sick = state.degraded | (np.nan_to_num(state.error_ratio) >= ERRORS_SICK)
-    return Aim(state.ids, weight, rank, stale | best, sick, least, ~free), reasons
+    return Aim(state.ids, weight, rank, stale | best, sick, least, ~free, np.zeros_like(best)), reasons
+
+
+def lift(target: Aim, reasons: list[str], degraded: NDArray[np.bool_]) -> Aim:
+    """The same with neutral weights for all but those that are degraded or ordered; says so in the reasons."""
+    lifted = ~target.fixed & ~degraded
+    for k in np.flatnonzero(lifted & (target.weight < 1)).tolist():
+        reasons[k] = join(reasons[k], "neutral for a moment, to compare")
+    return replace(target, weight=np.where(lifted, 1, target.weight), lifted=lifted)
 
 
 def _reasons(

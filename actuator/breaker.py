@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 
-import numpy as np
-
+from trimtab.actuator.cost import Spent, spent
 from trimtab.actuator.settings import GuardSettings
 from trimtab.actuator.state import State
 from trimtab.agent.clock import Clock
 
 WINDOW_SECONDS = 10.0
 """How long steering must have been worse before the breaker opens, and how much of the neutral time is the reference."""
-ERROR_COST = 10.0
-"""A failed request costs as much as this many mean latencies."""
 _RECENT_SECONDS = 3.0
 _SETTLE_SECONDS = 3.0
 """Requests that were under way before weights moved are not judged."""
@@ -34,8 +31,8 @@ class Breaker:
 
     def __init__(self, settings: GuardSettings, clock: Clock) -> None:
         self._settings, self._clock = settings, clock
-        self._neutral: deque[tuple[float, float, float, float]] = deque()
-        self._steered: deque[tuple[float, float, float, float]] = deque()
+        self._neutral: deque[tuple[float, Spent]] = deque()
+        self._steered: deque[tuple[float, Spent]] = deque()
         self._steering_since: float | None = None
         self._reference = math.nan
         self._open_until = -math.inf
@@ -80,19 +77,12 @@ class Breaker:
         return self._why
 
     @staticmethod
-    def _sample(into: deque[tuple[float, float, float, float]], state: State, now: float) -> None:
-        rate, latency = state.requests_per_second, state.latency_seconds
-        known = np.isfinite(rate + latency) & (state.age_seconds <= _SETTLE_SECONDS)
-        errors = np.nan_to_num(state.error_ratio)
-        requests, seconds, failed = (float(np.sum(x[known])) for x in (rate, rate * latency, rate * errors))
-        into.append((now, requests, seconds, failed))
+    def _sample(into: deque[tuple[float, Spent]], state: State, now: float) -> None:
+        into.append((now, spent(state)))
         while into[0][0] <= now - WINDOW_SECONDS:
             into.popleft()
 
 
-def _cost(samples: deque[tuple[float, float, float, float]], since: float) -> float:
-    """Mean latency in seconds, errors counted as long ones; NaN when there were too few requests."""
-    requests, latency, errors = (sum(s[k] for s in samples if s[0] > since) for k in (1, 2, 3))
-    if requests < _REQUESTS_MIN:
-        return math.nan
-    return latency / requests * (1 + ERROR_COST * errors / requests)
+def _cost(samples: deque[tuple[float, Spent]], since: float) -> float:
+    """Of one request, in seconds; NaN when there were too few."""
+    return sum((s for at, s in samples if at > since), Spent()).cost(_REQUESTS_MIN)

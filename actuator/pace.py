@@ -39,6 +39,8 @@ class Aim:
     """The smallest weight of each."""
     fixed: NDArray[np.bool_]
     """Are there at once: a person set them."""
+    lifted: NDArray[np.bool_]
+    """Are neutral at once and for a moment: steering is compared with that."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class _Memory:
     """The farthest it has come since it last turned."""
     rising: bool = False
     rose_at: float = -math.inf
+    lifted_from: float | None = None
 
 
 class Pace:
@@ -82,10 +85,13 @@ class Pace:
         before = np.asarray([m.weight for m in memory])
         target = aim.weight.copy()
         for k, m in enumerate(memory):
-            if not aim.fixed[k] and (wait := _held(m, target[k], now, bool(aim.urgent[k]), bool(aim.sick[k]))):
+            if not (aim.fixed[k] or aim.lifted[k]) and (
+                wait := _held(m, target[k], now, bool(aim.urgent[k]), bool(aim.sick[k]))
+            ):
                 target[k] = m.weight
                 reasons[k] = join(reasons[k], wait)
         lowest, highest = before - settings.step_down_max * seconds, before + settings.step_up_max * seconds
+        highest[aim.lifted] = 1
         after = np.where(aim.fixed, aim.weight, np.clip(target, lowest, highest))
         for k in np.flatnonzero(np.abs(after - target) > 1e-9).tolist():
             reasons[k] = join(reasons[k], "held by max step")
@@ -95,9 +101,14 @@ class Pace:
         for k in np.flatnonzero(bounded > np.maximum(after, aim.least) + 1e-9).tolist():
             reasons[k] = join(reasons[k].removesuffix(f"; {HELD}"), HELD)
         after = np.where(bounded > 1 - 1e-9, 1, np.maximum(bounded, 0))
-        for m, weight, fixed in zip(memory, after.tolist(), aim.fixed.tolist(), strict=True):
+        for m, weight, fixed, lifted in zip(
+            memory, after.tolist(), aim.fixed.tolist(), aim.lifted.tolist(), strict=True
+        ):
             if fixed:
                 _set(m, weight)
+            elif lifted:
+                m.lifted_from = m.weight if m.lifted_from is None else m.lifted_from
+                m.weight, m.wanted_since = weight, None
             else:
                 _remember(m, weight, now)
         return after
@@ -115,7 +126,8 @@ def _held(m: _Memory, target: float, now: float, urgent: bool, sick: bool) -> st
     """Why the weight may not move towards its target yet, or ""."""
     if target <= m.weight:
         m.wanted_since = None
-        if target < m.weight and m.rising and not sick and now - m.rose_at < m.wait_seconds:
+        held = m.rising and m.lifted_from is None and not sick and now - m.rose_at < m.wait_seconds
+        if target < m.weight and held:
             return f"stays for {m.wait_seconds:.0f} s: it has just come back"
         return ""
     if m.wanted_since is None:
@@ -125,11 +137,18 @@ def _held(m: _Memory, target: float, now: float, urgent: bool, sick: bool) -> st
 
 def _set(m: _Memory, weight: float) -> None:
     """A person moved it: that is no turn."""
-    m.weight, m.end, m.rising, m.wanted_since = weight, weight, False, None
+    m.weight, m.end, m.rising, m.wanted_since, m.lifted_from = weight, weight, False, None, None
 
 
 def _remember(m: _Memory, weight: float, now: float) -> None:
     """Notices who turns, and who relapses: falls again soon after it rose."""
+    if m.lifted_from is not None:
+        if m.lifted_from < weight < m.weight:
+            m.weight = weight  # on its way back
+            return
+        if weight > m.lifted_from:
+            m.rose_at = now  # it stays there: that is a rise like any other
+        m.lifted_from = None
     if weight > m.weight:
         m.rose_at = now if m.rising or weight >= m.end + TURN else m.rose_at
     m.weight = weight

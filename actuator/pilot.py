@@ -41,12 +41,12 @@ class Decided:
 class Pilot:
     """States by model → policy → guard. Each group has a policy and a guard of its own, which go when it goes."""
 
-    def __init__(self, settings: ActuatorSettings, clock: Clock) -> None:
-        """Raises TrimtabError when the settings name a policy that there is not."""
+    def __init__(self, settings: ActuatorSettings, clock: Clock, chance: np.random.Generator | None = None) -> None:
+        """`chance` as in `Guard`. Raises TrimtabError when the settings name a policy that there is not."""
         if settings.policy not in POLICIES:
             message = f"actuator.policy = {settings.policy!r}: there is none of that name; choose {', '.join(sorted(POLICIES))}"
             raise TrimtabError(message, Exit.SETTINGS)
-        self._settings, self._clock = settings, clock
+        self._settings, self._clock, self._chance = settings, clock, chance
         self._groups: dict[tuple[str, str], tuple[Policy, Guard]] = {}
         self._broken = 0
         self._refused = 0
@@ -83,7 +83,8 @@ class Pilot:
         return Decided(snapshot, reason, tuple(weights), tuple(overrides), tuple(states))
 
     def _new(self) -> tuple[Policy, Guard]:
-        guard = Guard(self._settings.guard, self._clock, real=self._settings.mode == "active")
+        chance = self._chance.spawn(1)[0] if self._chance else None
+        guard = Guard(self._settings.guard, self._clock, self._settings.mode == "active", chance)
         return POLICIES[self._settings.policy](), guard
 
     def _hold(self, elapsed: float) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+
 from trimtab.actuator.deadman import DeadMan, restore
 from trimtab.actuator.follower import Follower
 from trimtab.actuator.link import Link
@@ -69,7 +71,7 @@ class Actuator:
 
     def __init__(self, settings: ActuatorSettings, clock: Clock, cache: Cache, link: Link, ledger: Ledger) -> None:
         self._settings, self._clock, self._cache, self._link, self._ledger = settings, clock, cache, link, ledger
-        self._pilot = Pilot(settings, clock)
+        self._pilot = Pilot(settings, clock, np.random.default_rng(clock.unix_ns()))
         self._followers: dict[str, Follower] = {}
         self._finder = Finder(settings.haproxy_sockets)
         self._record_at = clock.monotonic()

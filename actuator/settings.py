@@ -25,6 +25,10 @@ class GuardSettings(Section, frozen=True):
     """How much more than the present load what is left must carry, before more is taken away."""
     stale_seconds: Positive = 10.0
     """Age of the collector's word, and of an instance's telemetry, beyond which weights are neutral."""
+    trial_margin: Ratio = 0.02
+    """How much dearer than at neutral weights requests may be in the long run; beyond it, once that is sure, steering is suspended."""
+    trial_seconds: Positive = 120.0
+    """How often steering is compared with neutral weights at first; ever more rarely as long as nothing speaks against it."""
     breaker_margin: Ratio = 0.2
     """How much worse than at neutral weights the fleet may become before the guard falls back to neutral."""
     breaker_seconds: Positive = 60.0

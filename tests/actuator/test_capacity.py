@@ -110,7 +110,7 @@ def test_what_is_granted_is_affordable(
 
 
 def test_at_low_load_the_slow_ones_can_be_shut_off_entirely() -> None:
-    fleet = MadeFleet(UNEQUAL, rate=0.3 * 80)
+    fleet = MadeFleet(UNEQUAL, rate=0.3 * 80, settings=GuardSettings(trial_seconds=1e9))
     fleet.run([0, 0, 1, 1], 120)
     courses = [fleet.run([0, 0, 1, 1], 1) for _ in range(120)]
     zero = [sum(c[k].weight == 0 for c in courses) for k in range(4)]
@@ -168,6 +168,6 @@ def test_what_was_drained_comes_back_when_the_load_rises() -> None:
 
 
 def test_the_limits_that_an_operator_sets_hold_whatever_is_spare() -> None:
-    fleet = MadeFleet(UNEQUAL, rate=8, settings=GuardSettings(drained_share_max_spare=0.25))
+    fleet = MadeFleet(UNEQUAL, rate=8, settings=GuardSettings(drained_share_max_spare=0.25, trial_seconds=1e9))
     fleet.run([0, 0, 1, 1], 120)
     assert (1 - fleet.weight).sum() == pytest.approx(1)
