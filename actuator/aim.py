@@ -39,7 +39,7 @@ def aim(state: State, wished: Vector, ordered: Orders, spare: Spare, now: float)
         target[best] = 1
     rank = target + 2 * ~state.degraded
     fixed, cuts = np.where(free, 0, 1 - target), np.where(free, 1 - target, 0)
-    weight = 1 - fixed - spare.granted(fixed, cuts, rank, settings.capacity_margin / 2)
+    weight = np.where(free, 1 - spare.granted(fixed, cuts, rank, settings.capacity_margin / 2), ordered.weight)
     reasons = _reasons(state, wished, stale, bool(healthy.any()), settings.stale_seconds)
     for k in np.flatnonzero(best).tolist():
         reasons[k] = "best of the healthy: neutral"

@@ -69,6 +69,8 @@ class Guard:
         elapsed, self._last = now - self._last, now
         before = self._pace.enter(state.ids, forget=elapsed > SILENCE_SECONDS)
         wished = np.full(len(state), np.nan) if hold else self._sound(wish(), len(state))
+        if self._clock.monotonic() - now > SILENCE_SECONDS:
+            hold = f"the policy took over {SILENCE_SECONDS:.0f} s: neutral"
         if not self._trial.neutral:
             hold = hold or self._breaker.judge(state, self._real and bool((before < 1).any()))
         if not hold and now < self._since + MEASURE_SECONDS:

@@ -95,11 +95,11 @@ class Pace:
         after = np.where(aim.fixed, aim.weight, np.clip(target, lowest, highest))
         for k in np.flatnonzero(np.abs(after - target) > 1e-9).tolist():
             reasons[k] = join(reasons[k], "held by max step")
-        bounded = self._bounded(aim, before, after, spare)
-        # What must be kept is below the least weight of a moment ago where one that was asked for a sign of life had none.
-        bounded = np.where(aim.fixed, bounded, np.maximum(bounded, np.minimum(aim.least, highest)))
-        for k in np.flatnonzero(bounded > np.maximum(after, aim.least) + 1e-9).tolist():
-            reasons[k] = join(reasons[k].removesuffix(f"; {HELD}"), HELD)
+        # The least weight counts as a step, too: one that was asked for a sign of life had none a moment ago.
+        after = np.where(aim.fixed, aim.weight, np.maximum(after, np.minimum(aim.least, highest)))
+        bounded = np.where(aim.fixed, aim.weight, np.maximum(self._bounded(aim, before, after, spare), after))
+        for k in np.flatnonzero(bounded > after + 1e-9).tolist():
+            reasons[k] = reasons[k] if HELD in reasons[k] else join(reasons[k], HELD)
         after = np.where(bounded > 1 - 1e-9, 1, np.maximum(bounded, 0))
         for m, weight, fixed, lifted in zip(
             memory, after.tolist(), aim.fixed.tolist(), aim.lifted.tolist(), strict=True

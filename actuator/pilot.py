@@ -97,9 +97,9 @@ class Pilot:
         return ""
 
     def _wish(self, policy: Policy, state: State) -> Vector:
-        """The policy's wish; NaN for all when it breaks, which the guard takes for neutral."""
+        """The policy's wish; NaN for all when it breaks, which the guard takes for neutral. What it does to its copy harms nobody else."""
         try:
-            return np.asarray(policy.decide(state), dtype=np.float64)
+            return np.array(policy.decide(state.copy()), dtype=np.float64)
         except Exception:  # a policy may be anything
             self._broken += 1
             if self._broken == 1:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,13 @@ class State:
     def group(self) -> tuple[str, str]:
         """Who is compared with whom: the model, or the one instance whose model is not known."""
         return self.model, "" if self.model else self.ids[0]
+
+    def copy(self) -> State:
+        """One that shares no array with this."""
+        arrays: dict[str, Any] = {
+            f.name: value.copy() for f in fields(self) if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, **arrays)
 
     def __len__(self) -> int:
         return len(self.ids)
