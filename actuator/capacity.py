@@ -16,24 +16,23 @@ BUSY_LEAST = 0.3
 """An instance that is less busy is believed to carry as much more as if it were that busy, and no more: from there on, what else it
 would run into is not seen. What it carries then shows whether there is more."""
 _SMOOTH_SECONDS = 5.0
-_RATE, _BUSY, _MEASURED, _MEASURED_AT, _LEAST, _LEAST_AT = range(6)
+ERRORS_FAILING = 0.05
+"""Who fails so often cannot carry what it gets."""
+_RATE, _BUSY, _ERRORS, _MEASURED, _MEASURED_AT, _LEAST, _LEAST_AT = range(7)
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What one model's instances carry, and could; requests that are answered well, per second. Arrays [instances]."""
+    """What one model's instances carry, and could; requests per second. Arrays [instances]."""
 
     requests_per_second: float
     """All of them together, errors too: what is to be carried."""
+    known: NDArray[np.bool_]
+    """Of whom it is known what they can be counted on for."""
     low: Vector
-    """What each can be counted on for; 0 where not known."""
+    """What each can be counted on to answer well; 0 where not known."""
     high: Vector
-    """What each might carry; infinite where nothing has shown its limit."""
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """Of whom it is known what they can be counted on for."""
-        return self.low > 0
+    """What each might; infinite where nothing has shown its limit."""
 
 
 class Capacity:
@@ -51,20 +50,28 @@ class Capacity:
         """What is known with this state; called about once a second. `now`: monotonic seconds."""
         weight = 1 - math.exp(-max(0.0, now - self._last) / _SMOOTH_SECONDS)
         self._last = now
-        nothing = np.asarray([np.nan, np.nan, 0, -np.inf, 0, -np.inf])
+        nothing = np.asarray([np.nan, np.nan, 0, 0, -np.inf, 0, -np.inf])
         rows = np.asarray([self._memory.get(i, nothing) for i in state.ids]).T
-        good = state.requests_per_second * (1 - np.nan_to_num(state.error_ratio))
-        share = busy(state)
-        seen = np.isfinite(good + share) & (state.age_seconds <= stale_seconds)
-        for row, value in ((_RATE, good), (_BUSY, share)):
+        rate, share = state.requests_per_second, busy(state)
+        fresh = state.age_seconds <= stale_seconds
+        seen = np.isfinite(rate + share) & fresh
+        for row, value in ((_RATE, rate), (_BUSY, share)):
             smooth = np.where(np.isnan(rows[row]), value, rows[row] + weight * (value - rows[row]))
             rows[row] = np.where(seen, smooth, rows[row])
+        # Who gets no requests fails none: what it did before is what it would do.
+        told = np.isfinite(state.error_ratio) & fresh
+        rows[_ERRORS] = np.where(told, state.error_ratio, rows[_ERRORS])
         _conclude(rows, seen, now)
+        # What a degraded instance could not carry it cannot carry until it is well again, however little it gets meanwhile.
+        rows[_MEASURED_AT] = np.where(state.degraded & (rows[_MEASURED] > 0), now, rows[_MEASURED_AT])
         self._memory = dict(zip(state.ids, rows.T.copy(), strict=True))
         measured = np.where(now - rows[_MEASURED_AT] < MEMORY_SECONDS, rows[_MEASURED], 0)
         least = np.where(now - rows[_LEAST_AT] < MEMORY_SECONDS, rows[_LEAST], 0)
+        low = np.maximum(measured, least)
         high = np.where((measured > 0) & (measured >= least), measured, np.inf)
-        return Load(float(np.nansum(state.requests_per_second)), np.maximum(measured, least), high)
+        well = 1 - rows[_ERRORS]
+        high = np.where(rows[_ERRORS] >= ERRORS_FAILING, well * np.nan_to_num(rate), high)
+        return Load(float(np.nansum(rate)), low > 0, low * well, high)
 
 
 def busy(state: State) -> Vector:

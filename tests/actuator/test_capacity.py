@@ -66,6 +66,10 @@ def test_who_has_little_to_do_is_believed_to_carry_a_few_times_as_much_and_no_mo
 def test_failed_requests_are_not_carried() -> None:
     assert shown({"utilisation": 0.5, "requests_per_second": 40.0, "error_ratio": 0.75}).low == pytest.approx([20])
     assert shown({"utilisation": 0.5, "error_ratio": 1.0}).low == [0]
+    fails_fast = shown({"utilisation": 0.5}, {"utilisation": 0.001, "requests_per_second": 900.0, "error_ratio": 1.0})
+    assert (fails_fast.known, fails_fast.low, fails_fast.high) == ([True], [0], [0])
+    drained = {"utilisation": NAN, "requests_per_second": 0.0, "error_ratio": NAN}
+    assert shown({"utilisation": 0.5}, {"utilisation": 0.5, "error_ratio": 1.0}, drained).low == [0]
 
 
 def test_what_is_seen_now_replaces_what_was() -> None:
@@ -93,7 +97,7 @@ def test_what_is_granted_is_affordable(
     group: list[tuple[float, bool, float, float]], rate: float, margin: float, share: float
 ) -> None:
     low, seen, cuts, rank = (np.asarray(column, dtype=float) for column in zip(*group, strict=True))
-    load = Load(rate, np.where(seen, low, 0), np.where(seen, low, np.inf))
+    load = Load(rate, seen > 0, np.where(seen, low, 0), np.where(seen, low, np.inf))
     spare = Spare(len(group), load, GuardSettings(drained_share_max=share, drained_share_max_spare=share))
     half = cuts / 2
     kept = spare.granted(np.zeros_like(cuts), half, rank, margin)
@@ -146,11 +150,28 @@ def test_a_sick_instance_is_drained_though_the_others_are_busy() -> None:
     fleet = MadeFleet((10, 10, 1), rate=15, known={2: {"incident": "i-1"}})
     fleet.run([1, 1, 0], 60)
     assert fleet.weight[2] == pytest.approx(0.005)
-    healthy = Spare(3, Load(20.0, np.full(3, 10.0), np.full(3, 10.0)), GuardSettings())
-    failing = Spare(3, Load(20.0, np.asarray([10.0, 10.0, 1.0]), np.asarray([10.0, 10.0, 1.0])), GuardSettings())
+    every, one = np.full(3, 10.0), np.asarray([10.0, 10.0, 1.0])
+    healthy = Spare(3, Load(20.0, np.full(3, True), every, every), GuardSettings())
+    failing = Spare(3, Load(20.0, np.full(3, True), one, one), GuardSettings())
     for spare, drained in ((healthy, 0.5), (failing, 0.9)):
         granted = spare.granted(np.zeros(3), np.asarray([0, 0, 1.0]), np.asarray([3, 3, 0.0]), 0.25)
         assert granted[2] == pytest.approx(drained, abs=0.02)
+
+
+@pytest.mark.parametrize("errors", [1.0, 0.4])
+def test_who_fails_fast_is_drained_at_high_load_and_stays_so(errors: float) -> None:
+    """It looks idle, and could carry much; but what it gets is lost. The others take it over almost up to their limit."""
+    flat = {"latency_mean_seconds": 0.02}
+    fleet = MadeFleet((100, 10, 10), rate=18, known=dict.fromkeys(range(3), flat))
+    fleet.run([0, 1, 1], 30)
+    assert fleet.weight[0] > 0.2, "who is well is not drained so far"
+    fleet.known[0] = flat | {"error_ratio": errors}
+    fleet.run([0, 1, 1], 30)
+    assert fleet.weight[0] < 0.06
+    fleet.known[0] = flat | {"error_ratio": NAN, "incident": "i-1"}
+    fleet.run([0, 1, 1], int(MEMORY_SECONDS) + 100)
+    assert fleet.weight[0] < 0.06
+    assert fleet.overload == 0
 
 
 def test_what_was_drained_comes_back_when_the_load_rises() -> None:

@@ -53,6 +53,19 @@ def test_weights_are_obeyed(balancer: MakeBalancer, tmp_path: Path, balance: str
     assert shares[2] < 0.02
 
 
+def test_no_share_at_all_is_no_request_and_the_others_refuge_when_they_are_gone(
+    balancer: MakeBalancer, tmp_path: Path
+) -> None:
+    be = balancer("random(2)")
+    haproxy = target(be, tmp_path)
+    haproxy.apply(snapshot(be, 0, 0.5, 1))
+    assert be.weights() == [0, 128, 256]
+    assert be.requests(200)[0] == 0
+    runtime.ask(be.socket, "set server be/s1 state maint;set server be/s2 state maint")
+    haproxy.apply(snapshot(be, 0, 0.5, 1))
+    assert be.requests(40)[0] == 1
+
+
 def test_leastconn_drains_entirely_at_the_least_weight(balancer: MakeBalancer, tmp_path: Path) -> None:
     be = balancer("leastconn")
     target(be, tmp_path).apply(snapshot(be, 1, 1, 0.005))
