@@ -13,7 +13,7 @@ from tests.conftest import alone, kernel
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("agent", "collector", "detector", "rootcause", "actuator")
 SHARED_BY_AGENT = {"wire", "sketch", "clock", "settings"}
-SEAMS = {"pynvml", "bcc", "duckdb", "torch", "optuna", "datasketches"}
+SEAMS = {"pynvml", "bcc", "duckdb", "torch", "optuna", "datasketches", "gymnasium"}
 HEAVY = {"duckdb", "numba", "sklearn", "torch", "optuna", "trimtab.collector", "trimtab.detector"}
 # The root package: errors and the version. The modules that put the services together are above all floors.
 ROOT_PACKAGE = {"trimtab"}
@@ -59,6 +59,15 @@ def test_the_agent_is_light() -> None:
     for path in sources("agent"):
         for name in imports(path):
             assert not any(name == heavy or name.startswith(heavy + ".") for heavy in HEAVY), f"{path} imports {name}"
+
+
+def test_the_actuator_does_not_need_its_simulator() -> None:
+    """A load balancer's host has neither numba nor gymnasium."""
+    for path in sources("actuator"):
+        if path.parent.name != "fleetsim":
+            for name in imports(path):
+                simulator = name.split(".")[0] in {"numba", "gymnasium"} or ".fleetsim" in name
+                assert not simulator, f"{path.relative_to(ROOT)} imports {name}"
 
 
 def test_folders_are_packages_only_through_the_links() -> None:
