@@ -70,6 +70,7 @@ class Fleet:
         self._tables = layout.empty(scenario)
         self._telemetry = Telemetry(scenario.telemetry_faults, len(scenario.instances))
         self._ledger = Ledger(len(scenario.instances), scenario.slo_seconds, scenario.seed)
+        self._asked: Vector = np.empty(0)
         self._requests = 0
         self._second = 0
         self._capacity = np.array([i.workers for i in scenario.instances], dtype=np.float64)
@@ -99,7 +100,9 @@ class Fleet:
         start, end = float(self._second), self._second + 1.0
         times = self._arrivals.second(self._second)
         self._make_room(len(times))
-        self._tables.instances["base"] = in_balancer_units(asked, self.scenario.balancers.name)
+        if not np.array_equal(asked, self._asked):
+            self._asked = asked
+            self._tables.instances["base"] = in_balancer_units(asked, self.scenario.balancers.name)
         entry.begin(self._tables, start)
         entry.advance(self._tables, times, self._requests, end)
         self._requests += len(times)

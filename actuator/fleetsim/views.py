@@ -22,23 +22,29 @@ BLACKOUT_SECONDS, EXPIRY_SECONDS, ERROR_PENALTY = 10.0, 180.0, 1.0
 
 
 @njit
+def ejected(view: Any, i: int) -> bool:
+    """Whether instance i is: until the sweep after its time is over."""
+    return bool(view[i].ejected_until > -math.inf)
+
+
+@njit
 def refresh(fleet: Any, b: int, t: float) -> None:
     """Put weights into effect: 0 for who is not there yet, drained or ejected.
 
     When that leaves nobody, ejections do not count; when all are drained, weights do not.
     """
     view, instances, n = fleet.views[b], fleet.instances, len(fleet.instances)
-    drained, ejected = True, True
+    drained, all_ejected = True, True
     for i in range(n):
         if t >= instances[i].joins and instances[i].base > 0:
             drained = False
-            ejected = ejected and t < view[i].ejected_until
+            all_ejected = all_ejected and ejected(view, i)
     total, usable, equal, changed = 0.0, 0, 1, False
     mean = _orca_mean(view, t) if fleet.rules.algorithm == ORCA else 0.0
     first = 0.0
     for i in range(n):
         weight = 1.0 if drained else instances[i].base
-        if t < instances[i].joins or (t < view[i].ejected_until and not ejected):
+        if t < instances[i].joins or (ejected(view, i) and not all_ejected):
             weight = 0.0
         if fleet.rules.algorithm == ORCA:
             weight *= _orca_weight(view, i, t, mean)
@@ -96,7 +102,7 @@ def eject(fleet: Any, b: int, i: int, t: float) -> None:
     """Unless a tenth are ejected; one always may be."""
     view, out = fleet.views[b], 0
     for k in range(len(view)):
-        out += t < view[k].ejected_until
+        out += ejected(view, k)
     if out > 0 and out + 1 > EJECTED_SHARE_MAX * len(view):
         return
     view[i].ejections += 1
@@ -112,7 +118,7 @@ def judge(fleet: Any, b: int, i: int, t: float, failed: int) -> None:
     view[i].answered += 1
     view[i].succeeded += 1 - failed
     view[i].consecutive = view[i].consecutive + 1 if failed else 0
-    if view[i].consecutive >= CONSECUTIVE_ERRORS and t >= view[i].ejected_until:
+    if view[i].consecutive >= CONSECUTIVE_ERRORS and not ejected(view, i):
         eject(fleet, b, i, t)
 
 
@@ -125,9 +131,9 @@ def sweep(fleet: Any, b: int, t: float) -> None:
     balancers[b].swept = math.floor(t / SWEEP_SECONDS) * SWEEP_SECONDS
     hosts, total, squares = 0, 0.0, 0.0
     for i in range(len(view)):
-        if t >= view[i].ejected_until and view[i].ejected_until == -math.inf and view[i].ejections > 0:
-            view[i].ejections -= 1
-        if 0 < view[i].ejected_until <= t:
+        if not ejected(view, i):
+            view[i].ejections = max(0, view[i].ejections - 1)
+        elif view[i].ejected_until <= t:
             view[i].ejected_until = -math.inf
         if view[i].answered >= SUCCESS_REQUESTS_MIN:
             rate = view[i].succeeded / view[i].answered
@@ -136,7 +142,7 @@ def sweep(fleet: Any, b: int, t: float) -> None:
         mean = total / hosts
         least = mean - SUCCESS_DEVIATIONS * math.sqrt(max(0.0, squares / hosts - mean * mean))
         for i in range(len(view)):
-            enough = view[i].answered >= SUCCESS_REQUESTS_MIN and t >= view[i].ejected_until
+            enough = view[i].answered >= SUCCESS_REQUESTS_MIN and not ejected(view, i)
             if enough and view[i].succeeded < least * view[i].answered:
                 eject(fleet, b, i, t)
     for i in range(len(view)):
