@@ -34,9 +34,17 @@ class State:
     in_flight: Vector
     queue: Vector
     utilisation: Vector
-    workers: Vector
-    """That can take a request."""
     memory_bytes: Vector
+    service_seconds: Vector
+    """What a request takes by itself, without waiting; as the runtime tells."""
+    workers: Vector
+    """How many requests it works at together."""
+    gpu_throttled: Vector
+    """In [0, 1]: share of the last seconds in which heat, power or the hardware held its GPU's clock down."""
+    gpu_memory_fault: Vector
+    """1 while a bad memory row or page of its GPU waits for a reset, or could not be replaced."""
+    gpu_xid: Vector
+    """Code of the gravest XID that stands; 0 for none."""
     age_seconds: Vector
     score: Vector
     confidence: Vector
@@ -108,8 +116,12 @@ def _state(model: str, group: Sequence[pb.InstanceState], elapsed_seconds: float
         in_flight=column("in_flight"),
         queue=column("queue"),
         utilisation=column("utilisation"),
-        workers=column("workers"),
         memory_bytes=column("memory_bytes"),
+        service_seconds=np.where((service := column("service_seconds")) > 0, service, np.nan),
+        workers=column("workers"),
+        gpu_throttled=column("gpu_throttled", 1),
+        gpu_memory_fault=column("gpu_memory_fault", 1),
+        gpu_xid=column("gpu_xid"),
         age_seconds=column("age_seconds") + elapsed_seconds,
         score=column("score", 1),
         confidence=column("confidence", 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ REQUESTS_MIN = 5
 RECENT_SECONDS = 2.0
 """What tells whether it still goes on."""
 QUANTILES = (0.5, 0.95, 0.99)
+THROTTLING = ("throttle_thermal", "throttle_power", "throttle_hardware")
+"""Reasons for a lower clock that are a fault; to be idle, or told so, is none."""
 
 
 @dataclass
@@ -50,16 +53,19 @@ class Readings:
     """The same of the newest slot alone."""
     tail_log_newest: Array
     """Logarithm of the 95th percentile of the newest slot alone."""
-    latency_mean: Array
+    latency_mean_seconds: Array
     errors: Array
     errors_recent: Array
     error_ratio: Array
     in_flight: Array
     queue: Array
     utilisation: Array
-    workers: Array
-    """That can take a request."""
     memory_bytes: Array
+    service_seconds: Array
+    workers: Array
+    gpu_throttled: Array
+    gpu_memory_fault: Array
+    gpu_xid: Array
 
     def matrix(self) -> Matrix:
         """float32 [instances, FEATURES], higher is worse."""
@@ -95,7 +101,7 @@ def read(history: History, ids: Sequence[str], now_unix_ns: int, stale_seconds: 
             alike.setdefault((node.slot_ns, table.layout), []).append((node, (here, there)))
     for nodes in alike.values():
         part = Part(nodes)
-        figures: dict[str, Array] = _latency(part) | _errors(part) | _load(part)
+        figures: dict[str, Array] = _latency(part) | _errors(part) | _load(part) | _gpu(part)
         for name, values in figures.items():
             getattr(out, name)[part.there] = values
         _hard(part, out)
@@ -118,7 +124,7 @@ def _latency(part: Part) -> dict[str, Array]:
         "requests": np.where(blind, counted, count),
         "latency_log": np.where(blind, np.log(told), log),
         "latency_log_newest": np.where(blind, np.log(told), log_newest),
-        "latency_mean": np.where(blind, told, part.total("latency_sum") / enough),
+        "latency_mean_seconds": np.where(blind, told, part.total("latency_sum") / enough),
     }
 
 
@@ -141,13 +147,27 @@ def _errors(part: Part) -> dict[str, Array]:
 def _load(part: Part) -> dict[str, Array]:
     used, limit = part.mean("cpu_used_cores"), part.mean("cpu_limit_cores")
     utilisation = np.divide(used, limit, out=np.full_like(used, np.nan), where=limit > 0)
-    utilisation = np.where(part.has_gpu, part.gpu_utilisation, utilisation)
+    utilisation = np.where(part.has_gpu, part.of_gpu("utilisation_ratio"), utilisation)
     return {
         "in_flight": part.mean("requests_in_flight"),
         "queue": part.mean("queue_depth"),
         "utilisation": utilisation,
-        "workers": part.mean("workers_ready"),
         "memory_bytes": part.mean("memory_resident_bytes"),
+        "service_seconds": part.mean("inference_latency_seconds"),
+        "workers": part.mean("workers_ready"),
+    }
+
+
+def _gpu(part: Part) -> dict[str, Array]:
+    """What the GPU tells before requests do."""
+
+    def any_of(names: Sequence[str]) -> Array:
+        return reduce(np.fmax, [part.of_gpu(name, RECENT_SECONDS) for name in names])
+
+    return {
+        "gpu_throttled": any_of(THROTTLING),
+        "gpu_memory_fault": any_of(("fault_row_remap", "fault_retired_pages")),
+        "gpu_xid": part.of_gpu("fault_xid", RECENT_SECONDS),
     }
 
 

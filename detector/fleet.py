@@ -16,8 +16,11 @@ from trimtab.detector.incident import Open
 from trimtab.detector.rows import Rows
 
 _FIGURES = (
-    "requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "workers", "memory_bytes", "age_seconds", "latency_mean",
+    "requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "memory_bytes", "age_seconds", "latency_mean_seconds",
+    "service_seconds", "workers", "gpu_throttled", "gpu_memory_fault", "gpu_xid",
 )  # fmt: skip
+"""As the readings and the state have them."""
+_LATENCIES = ("latency_p50_seconds", "latency_p95_seconds", "latency_p99_seconds")
 
 
 def state(
@@ -30,11 +33,10 @@ def state(
 ) -> pb.FleetState:
     """Every instance that is known, in the order of their names."""
     out = pb.FleetState(unix_ns=now_unix_ns)
-    figures, scores = _figures(readings), verdicts.score.tolist()
+    names, figures, scores = _FIGURES + _LATENCIES, _figures(readings), verdicts.score.tolist()
     for instance, row in rows.row.items():
         entry = _incident(instance, row, rows, verdicts, incidents) if incidents else None
         cause = entry.incident.causes[0] if entry and entry.incident.causes else None
-        rate, errors, in_flight, queue, utilisation, workers, memory, age, mean, p50, p95, p99 = figures[row]
         out.instances.add(
             id=instance,
             node=rows.nodes[row],
@@ -44,18 +46,7 @@ def state(
             mechanism=cause.mechanism if cause else "",
             confidence=cause.confidence if cause else math.nan,
             score=scores[row],
-            requests_per_second=rate,
-            error_ratio=errors,
-            in_flight=in_flight,
-            queue=queue,
-            utilisation=utilisation,
-            workers=workers,
-            memory_bytes=memory,
-            age_seconds=age,
-            latency_mean_seconds=mean,
-            latency_p50_seconds=p50,
-            latency_p95_seconds=p95,
-            latency_p99_seconds=p99,
+            **dict(zip(names, figures[row], strict=True)),
         )
     return out
 

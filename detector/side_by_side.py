@@ -32,9 +32,7 @@ class Part:
             [node.last(INSTANCE, slots)[:, :, here] for node, (here, _) in nodes], axis=2, dtype=np.float32
         )
         self._unknown: Array = np.full(len(self.there), np.nan, dtype=np.float32)
-        of_gpus = [_of_gpus(node, here) for node, (here, _) in nodes]
-        self.gpu_utilisation = np.concatenate([utilisation for utilisation, _ in of_gpus])
-        self.has_gpu = np.concatenate([used for _, used in of_gpus])
+        self._nodes = nodes
         reach = [
             table.served[here] > node.newest - node.slots
             for table, (node, (here, _)) in zip(tables, nodes, strict=True)
@@ -58,6 +56,15 @@ class Part:
         known = ~np.isnan(course)
         total: Array = np.where(known.any(axis=0), np.where(known, course, 0).sum(axis=0), np.nan)
         return total
+
+    def of_gpu(self, name: str, seconds: float = MERGE_SECONDS) -> Array:
+        """float32 [instances]: mean of a signal of the GPU that each uses; NaN where it uses none, or nothing is known."""
+        return np.concatenate([_of_gpu(node, here, name, seconds) for node, (here, _) in self._nodes])
+
+    @property
+    def has_gpu(self) -> NDArray[np.bool_]:
+        """bool [instances]: whether it uses a GPU that could tell how busy it is."""
+        return np.concatenate([_gpus(node, here, "utilisation_ratio") for node, (here, _) in self._nodes])
 
     @property
     def merged_seconds(self) -> float:
@@ -108,12 +115,19 @@ class Cells:
         return [Piece(rows[known], buckets[known], weights[known])]
 
 
-def _of_gpus(node: Node, here: slice | NDArray[np.int64]) -> tuple[Array, NDArray[np.bool_]]:
-    """float32 [instances]: of the GPU that each uses, NaN where that is unknown; bool [instances]: whether it uses one that could tell."""
-    gpu_of, gpus = node.gpu_of[here], node.tables.get(GPU)
-    used = gpu_of >= 0
+def _gpus(node: Node, here: slice | NDArray[np.int64], name: str) -> NDArray[np.bool_]:
+    """bool [instances]: whether it uses a GPU of which the signal is told."""
+    gpus = node.tables.get(GPU)
     # A node without GPUs may still have a table of them, which is empty.
-    if gpus is None or not used.any() or "utilisation_ratio" not in gpus.layout:
-        return np.full(len(gpu_of), np.nan, dtype=np.float32), np.zeros(len(gpu_of), dtype=np.bool_)
-    recent = node.last(GPU, node.merge_slots())[:, gpus.layout.index("utilisation_ratio")]
-    return np.where(used, robust.mean(recent, 0)[gpu_of], np.nan), used
+    told = gpus is not None and name in gpus.layout
+    used: NDArray[np.bool_] = (node.gpu_of[here] >= 0) & told
+    return used
+
+
+def _of_gpu(node: Node, here: slice | NDArray[np.int64], name: str, seconds: float) -> Array:
+    used = _gpus(node, here, name)
+    if not used.any():
+        return np.full(len(used), np.nan, dtype=np.float32)
+    recent = node.last(GPU, node.merge_slots(seconds))[:, node.tables[GPU].layout.index(name)]
+    found: Array = np.where(used, robust.mean(recent, 0)[node.gpu_of[here]], np.nan)
+    return found

@@ -1634,7 +1634,11 @@ class InstanceState(_message.Message):
     INCIDENT_FIELD_NUMBER: _builtins.int
     MECHANISM_FIELD_NUMBER: _builtins.int
     CONFIDENCE_FIELD_NUMBER: _builtins.int
+    SERVICE_SECONDS_FIELD_NUMBER: _builtins.int
     WORKERS_FIELD_NUMBER: _builtins.int
+    GPU_THROTTLED_FIELD_NUMBER: _builtins.int
+    GPU_MEMORY_FAULT_FIELD_NUMBER: _builtins.int
+    GPU_XID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     node: _builtins.str
     model: _builtins.str
@@ -1657,8 +1661,15 @@ class InstanceState(_message.Message):
     """The open incident that names this instance, if any, and its first cause."""
     mechanism: _builtins.str
     confidence: _builtins.float
+    service_seconds: _builtins.float
+    """What a request takes by itself, without waiting, as the serving runtime tells; and how many it works at together. NaN where not told."""
     workers: _builtins.float
-    """That can take a request."""
+    gpu_throttled: _builtins.float
+    """Of the GPU that it uses, NaN where it uses none: the share of the last two seconds in which heat, power or the hardware held its clock down;
+    1 while a bad memory row or page waits for a reset, or could not be replaced; the code of the gravest XID that stands, 0 for none.
+    """
+    gpu_memory_fault: _builtins.float
+    gpu_xid: _builtins.float
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where balancers reach it: "127.0.0.1:8080"."""
@@ -1685,11 +1696,15 @@ class InstanceState(_message.Message):
         incident: _builtins.str = ...,
         mechanism: _builtins.str = ...,
         confidence: _builtins.float = ...,
+        service_seconds: _builtins.float = ...,
         workers: _builtins.float = ...,
+        gpu_throttled: _builtins.float = ...,
+        gpu_memory_fault: _builtins.float = ...,
+        gpu_xid: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "age_seconds", b"age_seconds", "confidence", b"confidence", "error_ratio", b"error_ratio", "id", b"id", "in_flight", b"in_flight", "incident", b"incident", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "mechanism", b"mechanism", "memory_bytes", b"memory_bytes", "model", b"model", "node", b"node", "queue", b"queue", "requests_per_second", b"requests_per_second", "score", b"score", "utilisation", b"utilisation", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "age_seconds", b"age_seconds", "confidence", b"confidence", "error_ratio", b"error_ratio", "gpu_memory_fault", b"gpu_memory_fault", "gpu_throttled", b"gpu_throttled", "gpu_xid", b"gpu_xid", "id", b"id", "in_flight", b"in_flight", "incident", b"incident", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "mechanism", b"mechanism", "memory_bytes", b"memory_bytes", "model", b"model", "node", b"node", "queue", b"queue", "requests_per_second", b"requests_per_second", "score", b"score", "service_seconds", b"service_seconds", "utilisation", b"utilisation", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

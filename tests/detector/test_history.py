@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.detector.faults import CARD, signals
 from tests.detector.fleet import START_NS, Fleet, Noise
 from trimtab.agent.sketch.loglinear import BUCKETS, quantiles_seconds
 from trimtab.agent.wire import telemetry_pb2 as pb
@@ -245,3 +246,23 @@ def test_the_change_point_is_where_the_level_changes(at: int, seed: int, down: b
 
 def test_too_little_has_no_change_point() -> None:
     assert change_point(np.full(20, np.nan, dtype=np.float32), 1, 19) is None
+
+
+def test_what_a_gpu_announces_is_read_of_the_instance_that_uses_it() -> None:
+    fleet, history = Fleet([("m", "m"), ("m",)], gpus=True), History(60)
+    fleet.strike(signals(CARD, throttle_hardware=1, fault_xid=79))
+    for _ in range(5):
+        history.observe_all(fleet.step())
+    told = read(history, fleet.instances, fleet.now_ns, 10)
+    assert told.gpu_throttled.tolist() == [1, 0, 0]
+    assert told.gpu_xid.tolist() == [79, 0, 0]
+    assert np.isnan(told.gpu_memory_fault).all(), "no GPU tells of it"
+    assert told.workers.tolist() == [2, 2, 2]
+    assert (told.service_seconds > 0).all()
+
+
+def test_without_a_gpu_nothing_is_known_of_one() -> None:
+    fleet, history = Fleet([("m", "m")]), History(60)
+    history.observe_all(fleet.step())
+    told = read(history, fleet.instances, fleet.now_ns, 10)
+    assert np.isnan([told.gpu_throttled, told.gpu_memory_fault, told.gpu_xid]).all()
