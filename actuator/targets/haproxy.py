@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
 
 from trimtab import TrimtabError
-from trimtab.actuator.snapshot import Assignment, Snapshot
+from trimtab.actuator.snapshot import Snapshot
 from trimtab.actuator.targets import runtime
+from trimtab.actuator.targets.addresses import Addresses, address
 from trimtab.actuator.targets.ledger import Ledger
 from trimtab.actuator.targets.runtime import WEIGHT_MAX, Server
 
@@ -34,7 +34,7 @@ class HAProxy:
         self.matched: frozenset[str] = frozenset()
 
     def apply(self, snapshot: Snapshot) -> None:
-        candidates = self._by_address(snapshot.assignments)
+        addresses = Addresses(snapshot.assignments, self._node)
         servers, algorithms = runtime.servers(self._path)
         backends: dict[str, list[Server]] = {}
         for server in servers:
@@ -42,7 +42,7 @@ class HAProxy:
         orders: list[tuple[Server, str]] = []
         ours: set[str] = set()
         held = self._ledger.read().get(self._path, set())
-        known = {key: self._meant(candidates[key]) for key in map(_key, servers) if key in candidates}
+        known = {key: addresses.meant(key) for key in map(_key, servers) if key in addresses}
         for backend, group in backends.items():
             shares = [a.weight if (a := known.get(_key(s))) else 1.0 for s in group]
             wanted = weights(group, shares, algorithms.get(backend, ""), self._weight_min)
@@ -54,36 +54,15 @@ class HAProxy:
         runtime.set_weights(self._path, orders)
         self._ledger.set(self._path, ours)
         self.matched = frozenset(a.instance for a in known.values() if a)
-        self._check(snapshot, len(servers), {key: candidates[key] for key, meant in known.items() if not meant})
+        self._check(snapshot, len(servers), [addresses.several(key) for key, meant in known.items() if not meant])
 
     def neutral(self) -> None:
         runtime.neutral(self._path, self._ledger.read().get(self._path, set()))
         self._ledger.set(self._path, set())
 
-    def _by_address(self, assignments: Sequence[Assignment]) -> dict[str, set[Assignment]]:
-        """Assignments by "address:port". A loopback address means the host it is on: only this host's count."""
-        out: dict[str, set[Assignment]] = {}
-        for assignment in assignments:
-            for text in assignment.addresses:
-                host, _, port = text.rpartition(":")
-                key = address(host.strip("[]"), int(port) if port.isascii() and port.isdigit() else 0)
-                if key and (self._here(assignment) or not key.startswith(("127.", "::1:"))):
-                    out.setdefault(key, set()).add(assignment)
-        return out
-
-    def _meant(self, candidates: set[Assignment]) -> Assignment | None:
-        """Whom this HAProxy reaches at an address: every container host may have a 172.17.0.2, and this host reaches its own."""
-        meant = {a for a in candidates if self._here(a)} or candidates
-        return next(iter(meant)) if len(meant) == 1 else None
-
-    def _here(self, assignment: Assignment) -> bool:
-        return assignment.instance.partition("/")[0] == self._node
-
-    def _check(self, snapshot: Snapshot, servers: int, unclear: dict[str, set[Assignment]]) -> None:
+    def _check(self, snapshot: Snapshot, servers: int, unclear: Sequence[str]) -> None:
         """Raises TrimtabError where instances and servers do not meet as they should."""
-        for key, candidates in unclear.items():
-            names = sorted(a.instance for a in candidates)
-            several = f"{key} is the address of {', '.join(names[:2])}" + (" and others" if len(names) > 2 else "")
+        for several in unclear:
             raise TrimtabError(f"{self._path}: {several}: steered by none of them; give each an address of its own")
         if self._named and snapshot.assignments and not self.matched:
             message = f"none of its {servers} servers has the address of a known instance"
@@ -113,14 +92,6 @@ def weights(servers: Sequence[Server], shares: Sequence[float], algorithm: str, 
         "0" if out or not s.initial else str(max(1, round(s.initial * share * WEIGHT_MAX / largest)))
         for s, share, out in zip(servers, shares, drained, strict=True)
     ]
-
-
-def address(host: str, port: int) -> str:
-    """The key by which servers and instances meet; "" for what is no numeric address with a port."""
-    try:
-        return f"{ipaddress.ip_address(host).compressed}:{port}" if port else ""
-    except ValueError:
-        return f"127.0.0.1:{port}" if host == "localhost" and port else ""
 
 
 def _key(server: Server) -> str:

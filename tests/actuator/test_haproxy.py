@@ -23,8 +23,9 @@ from trimtab.actuator.doctor import checks
 from trimtab.actuator.settings import ActuatorSettings
 from trimtab.actuator.snapshot import Assignment, Snapshot
 from trimtab.actuator.targets import discovery, runtime
+from trimtab.actuator.targets.addresses import address
 from trimtab.actuator.targets.discovery import Finder, sockets
-from trimtab.actuator.targets.haproxy import HAProxy, address, weights
+from trimtab.actuator.targets.haproxy import HAProxy, weights
 from trimtab.actuator.targets.ledger import Ledger
 from trimtab.actuator.targets.runtime import Server
 
@@ -318,7 +319,7 @@ def test_weights_are_always_ones_that_haproxy_takes(group: list[tuple[int, float
 def test_addresses_meet_in_one_spelling() -> None:
     assert address("::0001", 80) == address("::1", 80) == "::1:80"
     assert address("localhost", 80) == "127.0.0.1:80"
-    assert address("host.example", 80) == address("", 80) == address("10.0.0.1", 0) == ""
+    assert address("host.example", 80) == address("", 80) == address("10.0.0.1", 0) == address("10.0.0.1", 65536) == ""
 
 
 def test_ledger_survives_nonsense(tmp_path: Path) -> None:
