@@ -43,13 +43,24 @@ def instance(name: str, **known: Any) -> pb.InstanceState:
     return pb.InstanceState(id=name, **values)
 
 
+class _Server(ThreadingHTTPServer):
+    healthy = True
+    hold = threading.Event()
+    """What is asked of /held is answered once it is set."""
+    held = 0
+
+
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # one packet an answer: none waits for a delayed acknowledgement
+    server: _Server
 
     def do_GET(self) -> None:
-        name = str(self.server.server_port).encode()  # type: ignore[attr-defined]
-        self.send_response(200)
+        name = str(self.server.server_port).encode()
+        if self.path == "/held":
+            self.server.held += 1
+            self.server.hold.wait(20)
+        self.send_response(200 if self.path != "/ping" or self.server.healthy else 500)
         self.send_header("Content-Length", str(len(name)))
         self.end_headers()
         self.wfile.write(name)
@@ -58,20 +69,61 @@ class _Answer(BaseHTTPRequestHandler):
         pass
 
 
+class Backends:
+    """Small HTTP servers that answer with their ports; each /ping says whether it is healthy."""
+
+    def __init__(self, count: int) -> None:
+        self.servers = sorted((_Server(("127.0.0.1", 0), _Answer) for _ in range(count)), key=lambda s: s.server_port)
+        self.ports = [s.server_port for s in self.servers]
+        for server in self.servers:
+            server.hold = threading.Event()
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.hold.set()
+            server.shutdown()
+            server.server_close()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def requests(port: int, count: int, threads: int = 4, path: str = "/") -> Counter[str]:
+    """Send that many; how many were answered with what."""
+
+    def send(_: int) -> list[str]:
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=9)
+        out = []
+        for _ in range(count // threads):
+            line.request("GET", path)
+            answer = line.getresponse()
+            body = answer.read().decode()
+            out.append(body if answer.status == 200 else str(answer.status))
+        line.close()
+        return out
+
+    with ThreadPoolExecutor(threads) as pool:
+        return Counter(itertools.chain.from_iterable(pool.map(send, range(threads))))
+
+
 class Balancer:
     """HAProxy with backend `be` over three servers, and `other` over one that is nobody's instance."""
 
-    def __init__(self, directory: Path, balance: str, initial: tuple[int, ...], level: str = "admin") -> None:
+    def __init__(
+        self, directory: Path, balance: str, initial: tuple[int, ...], level: str = "admin", extra: str = ""
+    ) -> None:
+        """`extra`: more words of each server line, in which "{port}" is the server's."""
         self.socket = str(directory / "admin.sock")
-        self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), _Answer) for _ in (*initial, 0)]
-        for server in self._servers:
-            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        self.ports = sorted(s.server_port for s in self._servers[: len(initial)])
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self._backends = Backends(len(initial) + 1)
+        *self.ports, other = self._backends.ports
+        self.port = free_port()
         lines = [
-            f"  server s{k} 127.0.0.1:{p} weight {w}" for k, (p, w) in enumerate(zip(self.ports, initial, strict=True))
+            f"  server s{k} 127.0.0.1:{p} weight {w} {extra.format(port=p)}"
+            for k, (p, w) in enumerate(zip(self.ports, initial, strict=True))
         ]
         self._file = directory / "haproxy.cfg"
         self._file.write_text(
@@ -79,7 +131,7 @@ class Balancer:
             "defaults\n  mode http\n  timeout connect 2s\n  timeout client 9s\n  timeout server 9s\n"
             f"frontend f\n  bind 127.0.0.1:{self.port}\n  default_backend be\n"
             f"backend be\n  balance {balance}\n" + "\n".join(lines) + "\n"
-            f"backend other\n  server s0 127.0.0.1:{self._servers[-1].server_port} weight 7\n"
+            f"backend other\n  server s0 127.0.0.1:{other} weight 7\n"
         )
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -95,9 +147,7 @@ class Balancer:
 
     def close(self) -> None:
         self.stop()
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
+        self._backends.close()
 
     def weights(self, backend: str = "be") -> list[int]:
         """As HAProxy reports them; [] when it does not answer."""
@@ -111,19 +161,8 @@ class Balancer:
 
     def requests(self, count: int, threads: int = 4) -> list[float]:
         """Send that many; the share of each server."""
-
-        def send(_: int) -> list[bytes]:
-            line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=9)
-            out = []
-            for _ in range(count // threads):
-                line.request("GET", "/")
-                out.append(line.getresponse().read())
-            line.close()
-            return out
-
-        with ThreadPoolExecutor(threads) as pool:
-            answers = Counter(itertools.chain.from_iterable(pool.map(send, range(threads))))
-        return [answers[str(port).encode()] / answers.total() for port in self.ports]
+        answers = requests(self.port, count, threads)
+        return [answers[str(port)] / answers.total() for port in self.ports]
 
 
 @pytest.fixture
@@ -133,10 +172,10 @@ def balancer(tmp_path: Path) -> Iterator[Callable[..., Balancer]]:
         pytest.skip("haproxy is not installed")
     made: list[Balancer] = []
 
-    def make(balance: str, initial: tuple[int, ...] = (1, 1, 1), level: str = "admin") -> Balancer:
+    def make(balance: str, initial: tuple[int, ...] = (1, 1, 1), level: str = "admin", extra: str = "") -> Balancer:
         directory = tmp_path / str(len(made))
         directory.mkdir()
-        made.append(Balancer(directory, balance, initial, level))
+        made.append(Balancer(directory, balance, initial, level, extra))
         return made[-1]
 
     yield make

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.actuator.conftest import NODE, Balancer, Collector, instance, until
+from tests.actuator.real_actuator import Actuator
 from trimtab import Exit, TrimtabError
 from trimtab.actuator import server
 from trimtab.actuator.seen import states
@@ -28,37 +28,12 @@ MakeBalancer = Callable[..., Balancer]
 STEERED, NEUTRAL = [256, 256, 1], [1, 1, 1]
 
 
-class Actuator:
-    """`trimtab actuator` as a process."""
-
-    def __init__(self, balancer: Balancer, collector: Collector, directory: Path) -> None:
-        settings = directory / "trimtab.toml"
-        settings.write_text(
-            f'[actuator]\nlisten = "127.0.0.1:0"\ncollector = "127.0.0.1:{collector.port}"\nnode = "{NODE}"\n'
-            f'haproxy_sockets = ["{balancer.socket}"]\n[actuator.guard]\nstale_seconds = 3\n'
-        )
-        self.state = directory / "state"
-        self._log = (directory / "log").open("ab")
-        command = [sys.executable, "-m", "trimtab", "--config", str(settings), "actuator", "--state", str(self.state)]
-        self.process = subprocess.Popen(command, stderr=self._log)
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.signal(signal.SIGCONT)
-        self.process.kill()
-        self.process.wait()
-        self._log.close()
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Actuator]]:
     made: list[Actuator] = []
 
     def make(balancer: Balancer, collector: Collector) -> Actuator:
-        made.append(Actuator(balancer, collector, tmp_path))
+        made.append(Actuator(tmp_path, collector, f'haproxy_sockets = ["{balancer.socket}"]'))
         return made[-1]
 
     yield make
@@ -106,14 +81,14 @@ def test_is_neutral_while_stopped_goes_on_and_leaves_in_order(
     collector.instances = fleet(be)
     actuator = start(be, collector)
     until(lambda: be.weights() == STEERED, 20, "steered")
-    [deadman] = children(actuator.process.pid)
+    [(deadman, command)] = actuator.children().items()
     actuator.signal(signal.SIGSTOP)
     until(lambda: be.weights() == NEUTRAL, 9, "neutral while hung")
     actuator.signal(signal.SIGCONT)
     until(lambda: be.weights() == STEERED, 12, "steers again")
     os.kill(deadman, signal.SIGKILL)
-    until(lambda: children(actuator.process.pid) not in ([], [deadman]), 5, "there is always a dead man's switch")
-    [deadman] = children(actuator.process.pid)
+    until(lambda: actuator.children() not in ({}, {deadman: command}), 5, "there is always a dead man's switch")
+    [deadman] = actuator.children()
     assert be.weights() != NEUTRAL
     actuator.signal(signal.SIGTERM)
     assert actuator.process.wait(10) == 0
@@ -121,17 +96,6 @@ def test_is_neutral_while_stopped_goes_on_and_leaves_in_order(
     assert collector.decisions[-1].mode == "neutral"
     assert Ledger(actuator.state / "actuator" / "steered.json").read() == {}
     until(lambda: not Path(f"/proc/{deadman}").exists(), 3, "the dead man's switch left")
-
-
-def children(pid: int) -> list[int]:
-    """Those that run: not the dead that nobody has waited for yet."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(parent) == pid and state != "Z":
-                found.append(int(stat.parent.name))
-    return found
 
 
 def test_is_neutral_when_the_collector_repeats_itself_and_when_it_talks_nonsense(
