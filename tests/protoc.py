@@ -9,7 +9,7 @@ from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "packaging" / "src"
-PROTOS = ("telemetry", "query", "routing", "analysis")
+PROTOS = ("telemetry", "query", "routing", "analysis", "xds")
 
 
 def generate(out: Path) -> None:

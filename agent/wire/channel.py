@@ -37,12 +37,14 @@ _SERVER_OPTIONS = [
 ]
 
 
-def server(listen: str, tls: Tls, field: str, threads: int) -> tuple[grpc.Server, int]:
+def server(
+    listen: str, tls: Tls, field: str, threads: int, receive_bytes_max: int = MESSAGE_BYTES_MAX
+) -> tuple[grpc.Server, int]:
     """A server bound to `listen` but not started, and its port.
 
     Raises TrimtabError, naming the setting `field`, when the port is taken or when it would be open to others without TLS.
     """
-    result = bare_server(threads)
+    result = bare_server(threads, receive_bytes_max)
     try:
         if is_loopback(listen):
             port = result.add_insecure_port(listen)
@@ -56,9 +58,10 @@ def server(listen: str, tls: Tls, field: str, threads: int) -> tuple[grpc.Server
     return result, port
 
 
-def bare_server(threads: int) -> grpc.Server:
+def bare_server(threads: int, receive_bytes_max: int = MESSAGE_BYTES_MAX) -> grpc.Server:
     """A server that is bound to nothing yet."""
-    return grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=_SERVER_OPTIONS)
+    options = dict(_SERVER_OPTIONS) | {"grpc.max_receive_message_length": receive_bytes_max}
+    return grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="grpc"), options=list(options.items()))
 
 
 class Dialer:
