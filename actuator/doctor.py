@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 
 from trimtab import Check, TrimtabError
 from trimtab.actuator.settings import ActuatorSettings
@@ -13,18 +14,34 @@ from trimtab.actuator.targets.haproxy import COARSE, STATIC
 _NO_SOCKET = (
     'add "stats socket /run/haproxy/admin.sock mode 660 level admin" to the global section of haproxy.cfg, and reload'
 )
+_CONNECT_SECONDS = 1.0
 _BALANCE = '"balance random(2)" or "balance roundrobin" follow weights'
 
 
 def checks(settings: ActuatorSettings | None = None) -> list[Check]:
-    """HAProxy, its sockets, what they allow, and how its backends balance. Nothing is changed."""
+    """HAProxy, its sockets, what they allow, and how its backends balance; who listens for those who ask. Nothing is changed."""
     settings = settings or ActuatorSettings()
+    asked = {"haproxy agent": settings.haproxy_agent_listen, "xds": settings.xds_listen}
+    return [*_haproxy(settings), *(_listens(name, listen) for name, listen in asked.items() if listen)]
+
+
+def _listens(name: str, listen: str) -> Check:
+    host, _, port = listen.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        return Check(name, None, f"{listen}: {reason.lower()}; `trimtab actuator` listens there when it runs")
+    return Check(name, True, f"somebody listens on {listen}")
+
+
+def _haproxy(settings: ActuatorSettings) -> list[Check]:
     program = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     found = sockets(settings.haproxy_sockets)
     if not program and not found:
         return [Check("haproxy", None, "not on this host; the routing feed works without it")]
     out = [Check("haproxy", True, program or "runs here")]
-    if not found:
+    if not found and not settings.haproxy_agent_listen:
         out.append(
             Check("haproxy socket", False, "no HAProxy that runs here has a Runtime API socket for us", _NO_SOCKET)
         )

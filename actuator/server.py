@@ -16,11 +16,12 @@ from trimtab.actuator.link import Link
 from trimtab.actuator.pilot import Decided, Pilot
 from trimtab.actuator.seen import seen
 from trimtab.actuator.settings import ActuatorSettings
-from trimtab.actuator.snapshot import IDLE, Cache, Snapshot
+from trimtab.actuator.snapshot import IDLE, Cache, Snapshot, Target
 from trimtab.actuator.targets.discovery import SOCKETS_MAX, Finder
 from trimtab.actuator.targets.feed import Feed
 from trimtab.actuator.targets.haproxy import HAProxy
 from trimtab.actuator.targets.ledger import Ledger
+from trimtab.actuator.targets.relay import relays
 from trimtab.agent.clock import Clock
 from trimtab.agent.settings import Tls, default_node
 from trimtab.agent.wire import query_pb2 as pb
@@ -46,6 +47,7 @@ def run(
     ledger_path = state / "steered.json"
     ledger = Ledger(ledger_path)
     cache = Cache()
+    asked = relays(settings, tls, state)
     with ExitStack() as stack:
         feed = Feed(cache, f"{clock.unix_ns():x}")
         stack.callback(feed.close)
@@ -54,7 +56,7 @@ def run(
         stack.callback(link.close)
         # What an actuator before this one may have left behind.
         restore(ledger, lambda: False)
-        actuator = Actuator(settings, clock, cache, link, ledger)
+        actuator = Actuator(settings, clock, cache, link, ledger, asked)
         deadman = DeadMan(ledger_path, clock)
         try:
             actuator.step(deadman.beat())
@@ -69,10 +71,21 @@ def run(
 class Actuator:
     """What happens in a second, and what is kept from one to the next."""
 
-    def __init__(self, settings: ActuatorSettings, clock: Clock, cache: Cache, link: Link, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        settings: ActuatorSettings,
+        clock: Clock,
+        cache: Cache,
+        link: Link,
+        ledger: Ledger,
+        asked: Sequence[Target],
+    ) -> None:
+        """`asked`: targets that balancers ask, beside the HAProxies that are found or named."""
         self._settings, self._clock, self._cache, self._link, self._ledger = settings, clock, cache, link, ledger
         self._pilot = Pilot(settings, clock, np.random.default_rng(clock.unix_ns()))
         self._followers: dict[str, Follower] = {}
+        """By socket."""
+        self._asked = [Follower(target, cache) for target in asked]
         self._finder = Finder(settings.haproxy_sockets)
         self._record_at = clock.monotonic()
         self._recorded: tuple[object, ...] = ()
@@ -98,9 +111,9 @@ class Actuator:
         self._finder.close()
         decided = self._pilot.decide(self._link.heard, "actuator stopped: neutral")
         snapshot = self._cache.publish(decided.snapshot)
-        for follower in self._followers.values():
+        for follower in self._all():
             follower.stop()
-        restored = [follower.join(_LET_GO_SECONDS) for follower in self._followers.values()]
+        restored = [follower.join(_LET_GO_SECONDS) for follower in self._all()]
         self._link.record(self._decision(decided, snapshot))
         return all(restored)
 
@@ -115,6 +128,9 @@ class Actuator:
                 target = HAProxy(path, node, self._settings.guard.weight_min, self._ledger, named)
                 self._followers[path] = Follower(target, self._cache)
 
+    def _all(self) -> list[Follower]:
+        return [*self._followers.values(), *self._asked]
+
     def _decision(self, decided: Decided, snapshot: Snapshot) -> pb.Decision:
         refused = f"fleet states refused: {self._link.refused}" if self._link.refused else ""
         return pb.Decision(
@@ -125,14 +141,14 @@ class Actuator:
             reason="; ".join(filter(None, [decided.reason, self._unreached(snapshot), refused])),
             weights=decided.weights,
             overrides=map(brief, decided.overrides),
-            targets={f.target.name: f.error or ("" if f.target.matched else IDLE) for f in self._followers.values()},
+            targets={f.target.name: f.error or ("" if f.target.matched else IDLE) for f in self._all()},
         )
 
     def _unreached(self, snapshot: Snapshot) -> str:
-        """Names the instances that no HAProxy here holds, once all have told what they hold and some hold any."""
-        held = frozenset[str]().union(*(f.target.matched for f in self._followers.values()))
-        if not held or any(f.error for f in self._followers.values()):
+        """Names the instances that no balancer of ours holds, once all have told what they hold and some hold any."""
+        held = frozenset[str]().union(*(f.target.matched for f in self._all()))
+        if not held or any(f.error for f in self._all()):
             return ""
         lost = [a.instance for a in snapshot.assignments if a.instance not in held]
         more = f" and {len(lost) - _NAMED_MAX} more" if len(lost) > _NAMED_MAX else ""
-        return f"in no HAProxy here: {', '.join(lost[:_NAMED_MAX])}{more}" if lost else ""
+        return f"in no balancer here: {', '.join(lost[:_NAMED_MAX])}{more}" if lost else ""

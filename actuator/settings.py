@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trimtab.agent.settings import Port, Positive, Ratio, Section
+from trimtab.agent.settings import Port, PortOrNone, Positive, Ratio, Section
 
 
 class GuardSettings(Section, frozen=True):
@@ -50,4 +50,10 @@ class ActuatorSettings(Section, frozen=True):
     """Which policy wishes for weights (docs/routing.md)."""
     haproxy_sockets: tuple[str, ...] = ("auto",)
     """HAProxy Runtime API sockets; "auto" finds those of the HAProxy processes on this host; [] for none."""
+    haproxy_agent_listen: PortOrNone = ""
+    """Where HAProxy's agent checks ask for weights (docs/routing.md), on loopback only, such as 127.0.0.1:7474; empty: nowhere."""
+    xds_listen: PortOrNone = ""
+    """Where Envoy and xds:/// clients of gRPC ask for endpoints and weights (docs/routing.md), such as 127.0.0.1:7475; empty: nowhere."""
+    xds_networks: tuple[str, ...] = ()
+    """Networks in which they reach instances, such as "10.0.0.0/8", where an instance has addresses in several."""
     guard: GuardSettings = GuardSettings()
