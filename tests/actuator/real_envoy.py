@@ -10,9 +10,25 @@ from pathlib import Path
 import pytest
 
 from tests.actuator.conftest import free_port, requests, until
+from trimtab.agent.settings import Tls
 
 ROUTING = Path(__file__).resolve().parents[2] / "docs" / "routing.md"
 _FLAGS = ["--concurrency", "2", "--log-level", "error", "--use-dynamic-base-id", "--disable-hot-restart"]
+
+
+def bootstrap() -> str:
+    """As the docs have it."""
+    [text] = re.findall(r"^```yaml\n(.*?)^```", ROUTING.read_text(), re.DOTALL | re.MULTILINE)
+    return str(text)
+
+
+def with_tls(tls: Tls) -> dict[str, str]:
+    """The change that the docs want where Envoy is on another host."""
+    [lines] = re.findall(r"^  ```yaml\n(.*?)^  ```", ROUTING.read_text(), re.DOTALL | re.MULTILINE)
+    for name, path in (("host.pem", tls.certificate), ("host.key", tls.key), ("ca.pem", tls.ca)):
+        assert f"/etc/envoy/{name}" in lines
+        lines = lines.replace(f"/etc/envoy/{name}", path)
+    return {"- name: trimtab\n": f"- name: trimtab\n{lines}"}
 
 
 class Envoy:
@@ -22,7 +38,7 @@ class Envoy:
         program = shutil.which("envoy")
         if not program:
             pytest.skip("no envoy here: `make test` brings one")
-        [text] = re.findall(r"```yaml\n(.*?)```", ROUTING.read_text(), re.DOTALL)
+        text = bootstrap()
         self.port = free_port()
         swift = {"port_value: 10000": f"port_value: {self.port}", "port_value: 7475": f"port_value: {xds_port}"}
         swift |= {"interval: 1s,": "interval: 0.1s,", "unhealthy_threshold: 2": "unhealthy_threshold: 1"}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.actuator.conftest import NODE, Backends, free_port, requests, until
-from tests.actuator.real_envoy import Envoy
+from tests.actuator.real_envoy import Envoy, with_tls
+from tests.agent.authority import ADDRESS, Authority
 from trimtab.actuator.snapshot import Assignment, Snapshot
 from trimtab.actuator.targets.front import Start
 from trimtab.actuator.targets.xds import resources
@@ -47,10 +48,10 @@ class Fleet:
         self.xds.publish(self.snapshot(*shares))
         until(self.xds.told, 5, "it is acknowledged")
 
-    def restart(self, wait: Callable[[], object] = lambda: None) -> None:
+    def restart(self, start: Start, wait: Callable[[], object] = lambda: None) -> None:
         self.xds.close()
         wait()
-        self.xds = Xds(self.start, SystemClock())
+        self.xds = Xds(start, SystemClock())
 
     def close(self) -> None:
         self.xds.close()
@@ -101,6 +102,18 @@ def test_it_goes_by_the_weights(fleet: Fleet, envoy: Callable[..., Envoy], sourc
     check_shares(fleet, gateway, (1, 0.005, 1, 1))
     assert fleet.xds.matched == {f"{NODE}/{p}" for p in fleet.ports}
     assert fleet.xds.trouble() == ""
+
+
+def test_beyond_loopback_it_shows_a_certificate_and_wants_one(fleet: Fleet, tmp_path: Path) -> None:
+    tls = Authority().issue(tmp_path / "ours")
+    port = free_port()
+    fleet.restart(Start("xds", f"{ADDRESS}:{port}", NODE, tls))
+    gateway = Envoy(tmp_path, port, with_tls(tls))
+    try:
+        fleet.publish(1, 1, 0.5, 1)
+        check_shares(fleet, gateway.wait(), (1, 1, 0.5, 1), 400)
+    finally:
+        gateway.stop()
 
 
 def test_clusters_need_not_be_listed(fleet: Fleet, envoy: Callable[..., Envoy]) -> None:
@@ -178,7 +191,7 @@ def test_weights_stay_while_nobody_says_any_and_then_are_neutral_at_once(
     fleet.publish(1, 1, 0, 0)
     gateway = envoy().wait()
     check_shares(fleet, gateway, (1, 1, 0, 0), 400)
-    fleet.restart(lambda: check_shares(fleet, gateway, (1, 1, 0, 0), 400))
+    fleet.restart(fleet.start, lambda: check_shares(fleet, gateway, (1, 1, 0, 0), 400))
     # Nothing was published yet: who the members are is known from before.
     until(lambda: len(fleet.xds.matched) == 4 and fleet.xds.told(), 9, "Envoy is back")
     check_shares(fleet, gateway, (1, 1, 1, 1), 400)

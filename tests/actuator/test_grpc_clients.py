@@ -18,6 +18,7 @@ import pytest
 
 from tests.actuator.conftest import NODE, free_port, until
 from tests.actuator.real_envoy import ROUTING
+from tests.agent.authority import ADDRESS, Authority
 from trimtab.actuator.snapshot import Assignment, Snapshot
 from trimtab.actuator.targets.front import Start
 from trimtab.actuator.targets.xds.server import Xds
@@ -27,10 +28,13 @@ from trimtab.agent.clock import SystemClock
 class Client:
     """The program in grpc_client.py, with the bootstrap of the docs but for the port."""
 
-    def __init__(self, target: str, xds_port: int) -> None:
+    def __init__(self, target: str, xds_port: int, changes: dict[str, str] | None = None) -> None:
+        """`changes`: what is otherwise than in the docs."""
         [bootstrap] = re.findall(r"```json\n(.*?)```", ROUTING.read_text(), re.DOTALL)
-        assert ":7475" in bootstrap
-        environment = os.environ | {"GRPC_XDS_BOOTSTRAP_CONFIG": bootstrap.replace(":7475", f":{xds_port}")}
+        for old, new in ((changes or {}) | {":7475": f":{xds_port}"}).items():
+            assert old in bootstrap
+            bootstrap = bootstrap.replace(old, new)
+        environment = os.environ | {"GRPC_XDS_BOOTSTRAP_CONFIG": bootstrap}
         command = [sys.executable, "-m", "tests.actuator.grpc_client", target]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -132,6 +136,21 @@ def test_a_model_that_comes_later_is_waited_for(fleet: Fleet, client: Client) ->
         until(lambda: fleet.xds._streams, 20, "it asks")
         fleet.publish(1, 0, 0, 0)
         assert answers.result() == {str(fleet.ports[0]): 10}
+
+
+def test_beyond_loopback_it_shows_a_certificate_and_wants_one(fleet: Fleet, tmp_path: Path) -> None:
+    tls = Authority().issue(tmp_path / "ours")
+    [credentials] = re.findall(r'`\[(\{ "type": "tls".*?\})\]`', ROUTING.read_text())
+    for name, path in (("ca.pem", tls.ca), ("host.pem", tls.certificate), ("host.key", tls.key)):
+        credentials = credentials.replace(f'"{name}"', f'"{path}"')
+    fleet.xds.close()
+    fleet.xds = Xds(Start("xds", f"{ADDRESS}:0", NODE, tls), SystemClock())
+    fleet.publish(0, 0, 1, 0)
+    client = Client("xds:///bert", fleet.xds.port, {"127.0.0.1:": f"{ADDRESS}:", '{ "type": "insecure" }': credentials})
+    try:
+        assert client.calls(10) == {str(fleet.ports[2]): 10}
+    finally:
+        client.close()
 
 
 def test_another_port_of_the_instances(fleet: Fleet) -> None:
