@@ -120,8 +120,10 @@ class AgentCheck:
                     return
                 writer.write(self._answer(line.decode("ascii").strip()).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), LINE_SECONDS)
-            except (OSError, ValueError, TimeoutError):
+            except (ValueError, TimeoutError):
                 self._refuse()
+            except OSError:  # HAProxy did not wait: it asks again, and has a count of its own
+                return
             finally:
                 self._open -= 1
 

@@ -49,6 +49,9 @@ class _Server(ThreadingHTTPServer):
     """What is asked of /held is answered once it is set."""
     held = 0
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A balancer that is killed resets its connections."""
+
 
 class _Answer(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"

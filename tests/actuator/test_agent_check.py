@@ -6,6 +6,7 @@ import contextlib
 import re
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,16 @@ def test_nonsense_is_refused_and_counted(agent: AgentCheck, line: bytes) -> None
     until(lambda: agent.refused == 1, 5, "it is counted")
     assert "1 connections were refused" in agent.trouble()
     assert ask(agent, b"a\n") == b"100%\n"
+
+
+def test_an_haproxy_that_did_not_wait_is_not_refused(agent: AgentCheck) -> None:
+    connection = socket.create_connection(("127.0.0.1", agent.port), 5)
+    connection.sendall(b"a")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    until(lambda: agent._open == 1, 5, "it is being served")
+    connection.close()  # by a reset
+    until(lambda: agent._open == 0, 5, "it is gone")
+    assert agent.refused == 0
 
 
 def test_who_says_nothing_is_cut_off_and_the_number_is_limited(

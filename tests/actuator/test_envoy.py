@@ -46,7 +46,7 @@ class Fleet:
     def publish(self, *shares: float) -> None:
         """And wait until all who listen have acknowledged it."""
         self.xds.publish(self.snapshot(*shares))
-        until(self.xds.told, 5, "it is acknowledged")
+        until(self.xds.told, 15, "it is acknowledged")
 
     def restart(self, start: Start, wait: Callable[[], object] = lambda: None) -> None:
         self.xds.close()
@@ -204,10 +204,10 @@ def test_an_instance_out_of_sight_stays_at_its_neutral_weight(fleet: Fleet, envo
     gateway = envoy().wait()
     seen = fleet.snapshot(1, 0.2, 1, 0)
     fleet.xds.publish(Snapshot("active", seen.assignments[:2], 9, 9))
-    until(fleet.xds.told, 5, "acknowledged")
+    until(fleet.xds.told, 15, "acknowledged")
     check_shares(fleet, gateway, (1, 0.2, 1, 1))
     fleet.xds.publish(Snapshot("active", (), 10, 10))
-    until(fleet.xds.told, 5, "acknowledged")
+    until(fleet.xds.told, 15, "acknowledged")
     check_shares(fleet, gateway, (1, 1, 1, 1), 400)
 
 

@@ -77,7 +77,7 @@ def test_killed_it_is_neutral_and_steers_after_a_restart(site: Site) -> None:
     assert len(fronts) == 2
     site.actuator.signal(signal.SIGKILL)
     site.actuator.process.wait()
-    until(site.neutral, 2, "neutral after kill -9")
+    until(site.neutral, 4, "neutral after kill -9")
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in fronts), 15, "the fronts left")
     assert site.neutral(), "and it stays so"
     site.actuator.start()

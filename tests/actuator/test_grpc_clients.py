@@ -75,7 +75,7 @@ class Fleet:
             for p, w in zip(self.ports, shares, strict=True)
         )
         self.xds.publish(Snapshot("active", known, self.version, self.version))
-        until(self.xds.told, 5, "it is acknowledged")
+        until(self.xds.told, 15, "it is acknowledged")
 
     def close(self) -> None:
         self.xds.close()
