@@ -14,19 +14,15 @@ from rich.table import Column as Heading
 from rich.table import Table
 from rich.text import Text
 
-from trimtab import Exit, TrimtabError
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector import options, output
 from trimtab.collector.client import ClientSettings
 from trimtab.collector.node_tables import printable
-from trimtab.collector.offline import answer, state_option
+from trimtab.collector.offline import QUESTION_SECONDS, answer, answer_sql, state_option
 from trimtab.collector.output import Column, Form, Row
-from trimtab.collector.settings import CollectorSettings
 
 if TYPE_CHECKING:
     from trimtab.collector.store import Store
-
-_DEADLINE_SECONDS = 120.0
 
 
 class _Rows:
@@ -58,28 +54,17 @@ class _Rows:
 def query(settings: ClientSettings, *, sql: str, collector: str | None, state: Path | None, form: Form) -> None:
     """Ask the store one SQL question. Tables and views: docs/store.md."""
     request = pb.SqlRequest(sql=sql)
-    rows = _Rows(
-        answer(settings, collector, state, lambda stub: stub.Sql(request, timeout=_DEADLINE_SECONDS), _read(sql))
-    )
+
+    def read(store: Store) -> Iterator[pb.SqlChunk]:
+        return answer_sql(store, sql)
+
+    rows = _Rows(answer(settings, collector, state, lambda stub: stub.Sql(request, timeout=QUESTION_SECONDS), read))
     if form.for_people:
         Console().print(_table(rows))
     else:
         output.write(form, rows.columns, rows)
     if rows.truncated:
         click.echo(f"only the first {rows.count} rows: collector.query_rows_max, or a reply of 64 MiB", err=True)
-
-
-def _read(sql: str) -> Any:
-    def ask_file(store: Store) -> Iterator[pb.SqlChunk]:
-        from trimtab.collector.sql import QuestionError, ask  # noqa: PLC0415 - a client needs no DuckDB until then
-
-        settings = CollectorSettings()
-        try:
-            yield from ask(store, sql, settings.query_seconds_max, settings.query_rows_max)
-        except QuestionError as error:
-            raise TrimtabError(str(error), Exit.USAGE) from error
-
-    return ask_file
 
 
 def _table(rows: _Rows) -> Table:

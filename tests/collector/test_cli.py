@@ -23,6 +23,7 @@ from trimtab.collector.instance_tables import instances_table
 from trimtab.collector.instances_cli import instances
 from trimtab.collector.node_tables import nodes_table
 from trimtab.collector.nodes_cli import nodes, show
+from trimtab.collector.offline import asking
 from trimtab.collector.options import SHOWN_MAX
 from trimtab.collector.query_cli import query as query_command
 from trimtab.collector.series_cli import series
@@ -30,9 +31,12 @@ from trimtab.collector.series_cli import series
 S = schema()
 
 
+def settings_of(port: int) -> Any:
+    return SimpleNamespace(actuator=SimpleNamespace(collector=f"127.0.0.1:{port}"), tls=Tls())
+
+
 def invoke(command: object, *arguments: str, port: int = 9) -> Result:
-    settings = SimpleNamespace(actuator=SimpleNamespace(collector=f"127.0.0.1:{port}"), tls=Tls())
-    return CliRunner().invoke(command, arguments, obj=settings, env={"COLUMNS": "220"})  # type: ignore[arg-type]
+    return CliRunner().invoke(command, arguments, obj=settings_of(port), env={"COLUMNS": "220"})  # type: ignore[arg-type]
 
 
 def test_nodes(tmp_path: Path) -> None:
@@ -91,6 +95,29 @@ def test_query_reads_the_file_when_no_collector_runs(tmp_path: Path) -> None:
     result = invoke(query_command, "SELECT seq FROM windows", "--json", "--state", str(tmp_path))
     assert json.loads(result.stdout) == [{"seq": 1}]
     assert "no collector answers; reading" in result.stderr
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_several_questions_are_answered_by_one_source(tmp_path: Path, online: bool) -> None:
+    with collecting(tmp_path / "collector") as (collector, telemetry, _):
+        publish(telemetry, S, window(1, S), window(2, S))
+        if online:
+            _several(settings_of(collector.port), tmp_path)
+    if not online:
+        _several(settings_of(9), tmp_path)
+        with pytest.raises(TrimtabError, match="no collector answers"), asking(settings_of(9), "127.0.0.1:9", tmp_path):
+            pass
+
+
+def _several(settings: Any, state: Path) -> None:
+    with asking(settings, None, state) as ask:
+        assert ask("SELECT seq, seq + 1 FROM windows ORDER BY 1") == [[1, 2], [2, 3]]
+        assert ask("SELECT count(*) FROM nodes") == [[1]]
+        with pytest.raises(TrimtabError, match="DELETE is not possible here") as wrong:
+            ask("DELETE FROM nodes")
+        assert wrong.value.exit_code == Exit.USAGE
+    with pytest.raises(TrimtabError, match="raise collector.query_rows_max"), asking(settings, None, state) as ask:
+        ask("FROM range(20000)")
 
 
 class Fleet(Recording):
