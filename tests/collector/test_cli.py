@@ -116,7 +116,7 @@ def _several(settings: Any, state: Path) -> None:
         with pytest.raises(TrimtabError, match="DELETE is not possible here") as wrong:
             ask("DELETE FROM nodes")
         assert wrong.value.exit_code == Exit.USAGE
-    with pytest.raises(TrimtabError, match="raise collector.query_rows_max"), asking(settings, None, state) as ask:
+    with pytest.raises(TrimtabError, match=r"raise collector\.query_rows_max"), asking(settings, None, state) as ask:
         ask("FROM range(20000)")
 
 

@@ -30,6 +30,7 @@ class _Lazy(click.Group):
         "latency": "trimtab.collector.latency_cli:latency",
         "talkers": "trimtab.collector.talkers_cli:talkers",
         "lookback": "trimtab.detector.lookback_cli:lookback",
+        "replay": "trimtab.actuator.replay.cli:replay",
         "weights": "trimtab.actuator.cli:weights",
         "backup": "trimtab.collector.backup_cli:backup",
         "doctor": "trimtab.doctor:doctor",
