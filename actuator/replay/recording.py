@@ -47,12 +47,15 @@ class Latencies:
         inside = (self.seconds >= 0) & (self.seconds < len(seconds))
         wanted = inside & np.isin(self.instances, list(instances))
         wanted[wanted] = seconds[self.seconds[wanted]]
-        # Group 1 is thrown away.
-        both = self.sketches.merge(np.where(wanted, 0, 1).astype(np.int64), 2)
-        counts = np.zeros(BUCKETS, dtype=np.int64)
-        cells = slice(int(both.offsets[0]), int(both.offsets[1]))
-        counts[both.buckets[cells]] = both.counts[cells]
-        return Sketch(counts, float(counts @ MIDDLES_SECONDS), float(both.probabilities[0]))
+        sketches = self.sketches
+        probability = float(sketches.probabilities[wanted].max()) if wanted.any() else 1.0
+        # Each cell is one bucket of one window.
+        weights = np.where(wanted, probability / sketches.probabilities, 0)
+        scales = np.repeat(weights, np.diff(sketches.offsets))
+        held = scales > 0
+        counts = np.bincount(sketches.buckets[held], sketches.counts[held] * scales[held], BUCKETS)
+        whole = np.rint(counts).astype(np.int64)
+        return Sketch(whole, float(whole @ MIDDLES_SECONDS), probability)
 
 
 @dataclass(frozen=True, slots=True)

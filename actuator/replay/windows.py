@@ -34,6 +34,8 @@ _SKETCHED = ("request_latency_count", "request_latency_mean")
 _BLOB = "request_latency_sketch"
 LIMITS = {"queue_max": "queue_max", "batch_max": "batch_size_max", "batch_delay_seconds": "batch_delay_max_seconds"}
 _GAUGES = {"in_flight": "requests_in_flight", "queue": "queue_depth", "workers": "workers_ready"}
+INSTANCES_AT_ONCE = 20
+"""An answer has a limit of bytes."""
 # A row for each minute of an instance: a question has a limit of rows.
 _WINDOWS = """
 SELECT s.id, list(epoch_us(f.start) - {origin} ORDER BY f.start), list(w.duration_seconds ORDER BY f.start), {columns}
@@ -64,9 +66,11 @@ def windows_of(
     names = ["starts", "durations", *wanted, *_SKETCHED, _BLOB]
     cells = [f"list(f.{name} ORDER BY f.start)" for name in (*wanted, *_SKETCHED)]
     cells.append(f"list(hex(f.{_BLOB}) ORDER BY f.start)")
-    rows = ask(
-        _WINDOWS.format(columns=", ".join(cells), instances=", ".join(map(text, peers)), origin=origin_us, end=end_us)
-    )
+    columns, every = ", ".join(cells), list(peers)
+    rows: list[list[Any]] = []
+    for at in range(0, len(every), INSTANCES_AT_ONCE):
+        some = ", ".join(map(text, every[at : at + INSTANCES_AT_ONCE]))
+        rows += ask(_WINDOWS.format(columns=columns, instances=some, origin=origin_us, end=end_us))
     out: dict[str, dict[str, Any]] = {}
     for instance, *lists in rows:
         one = out.setdefault(instance, {name: [] for name in names})

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from trimtab.actuator.replay.recording import Incident, Latencies, Recording
@@ -88,8 +87,3 @@ def recording(
         policy="neutral",
     )
     return replace(made, **changes)
-
-
-def binary(blobs: Sequence[bytes]) -> pa.BinaryArray:
-    """As Arrow has them."""
-    return pa.array(blobs, type=pa.binary())

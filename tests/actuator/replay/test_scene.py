@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.actuator.replay.made import ONSET, SECOND_NS, incident, recording
+from tests.actuator.replay.made import ONSET, SECOND_NS, incident, packed, recording
 from trimtab import TrimtabError
 from trimtab.actuator.fleetsim.scenario import Balancers
 from trimtab.actuator.replay.arrivals import arrivals, whole
+from trimtab.actuator.replay.recording import Latencies
 from trimtab.actuator.replay.scene import scene
 from trimtab.actuator.replay.stretches import stretches
 from trimtab.actuator.replay.usual import _sharpened, usual
+from trimtab.agent.sketch.loglinear import merge, of_seconds
 
 
 def course(*parts: tuple[int, float], before: int = ONSET) -> list[float]:
@@ -255,3 +257,20 @@ def test_fewer_workers_are_less_capacity() -> None:
     gone[ONSET:, 0] = 2
     [fault] = scene(replace(made, workers=gone)).faults
     assert fault.factor == pytest.approx(2, rel=0.05)
+
+
+def test_latencies_are_merged_as_sketches_are() -> None:
+    """Those of the instances and seconds that are wanted, and of no other; fewer samples count for more."""
+    values = [np.full(k, 0.001 * k) for k in (1, 2, 3, 4)]
+    lists = packed(values)
+    some = Latencies(
+        np.array([5, 5, 6, 7]), np.array([0, 1, 0, 0]), replace(lists, probabilities=np.array([1, 1, 0.5, 1]))
+    )
+    wanted = np.zeros(10, dtype=bool)
+    wanted[5:7] = True
+    found = some.merged(wanted, [0])
+    expected = merge([of_seconds(values[0]), of_seconds(values[2], probability=0.5)])
+    assert (found.counts == expected.counts).all()
+    assert found.count == 7
+    assert found.sum_seconds == pytest.approx(expected.sum_seconds, rel=0.01)
+    assert some.merged(np.zeros(10, dtype=bool), [0, 1]).sampled == 0
