@@ -10,6 +10,7 @@ from trimtab import TrimtabError
 from trimtab.actuator.replay.recording import Incident, Recording
 from trimtab.actuator.replay.weights import recorded_weights
 from trimtab.actuator.replay.windows import LIMITS, columns_of, constant, latencies, text, windows_of
+from trimtab.agent.wire.places import PLACES
 from trimtab.collector.node_tables import printable
 from trimtab.collector.offline import Ask
 
@@ -23,6 +24,7 @@ SELECT id, subject, node, model, mechanism, epoch_us(since), epoch_us(opened), e
        (SELECT epoch_us(max(start)) FROM arrivals)
 FROM incidents WHERE id = {id}
 """
+_OF_PLACE = "SELECT node FROM subjects WHERE kind = 'node' AND current AND labels[{place}] = {name}"
 
 
 def read(ask: Ask, id_: str, model: str = "") -> Recording:
@@ -76,8 +78,9 @@ def _incident(ask: Ask, id_: str) -> tuple[Incident, int]:
 def _peers(ask: Ask, incident: Incident, model: str) -> dict[str, bool]:
     """The instances that serve the incident's model, and of each whether the incident is about it."""
     rows = ask("SELECT instance, node, coalesce(model, '') FROM instances ORDER BY instance")
-    about = {i: m for i, n, m in rows if incident.subject in (i, n) and incident.subject}
-    about = about or {i: m for i, _, m in rows if incident.model and m == incident.model}
+    there = _nodes(ask, incident)
+    about = {i: m for i, n, m in rows if incident.subject == i or n in there}
+    about = about or {i: m for i, _, m in rows if incident.model and incident.model in (m, *m.split(","))}
     models = {m for m in about.values() if not model or m == model}
     if not models:
         what = f"model {model!r}" if model else printable(incident.subject)
@@ -93,3 +96,11 @@ def _peers(ask: Ask, incident: Incident, model: str) -> dict[str, bool]:
     if len(peers) > INSTANCES_MAX:
         raise TrimtabError(f"{len(peers)} instances serve {printable(served)}: at most {INSTANCES_MAX} can be replayed")
     return peers
+
+
+def _nodes(ask: Ask, incident: Incident) -> set[str]:
+    """The nodes that the incident is about as a whole: one, or those of a rack or switch."""
+    place, _, name = incident.subject.partition(" ")
+    if place in PLACES:
+        return {node for (node,) in ask(_OF_PLACE.format(place=text(place), name=text(name)))}
+    return {incident.node} if incident.subject == incident.node else set()

@@ -53,6 +53,8 @@ def store(incident: list[Any], instances: list[list[Any]]) -> Any:
     def ask(sql: str) -> list[list[Any]]:
         if "FROM incidents" in sql:
             return [incident]
+        if "labels['rack'] = 'r7'" in sql:
+            return [["o"], ["p"]]
         return instances if "FROM instances" in sql else []
 
     return ask
@@ -90,6 +92,7 @@ def test_what_is_missing_is_said(incident: list[Any], instances: list[list[Any]]
         ("n", "n", "", "m", {"n/1": True, "n/2": True, "o/1": False}),
         ("model m", "", "m", "", {"n/1": True, "n/2": True, "o/1": True}),
         ("o/9", "o", "", "", {"o/9": True}),
+        ("rack r7", "", "", "m", {"n/1": False, "n/2": False, "o/1": True}),
     ],
 )
 def test_peers_serve_the_same_model(subject: str, node: str, model: str, wanted: str, about: dict[str, bool]) -> None:
