@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from trimtab.actuator.replay.play import Played
 from trimtab.actuator.replay.scene import Scene
+from trimtab.actuator.state import Vector
+from trimtab.agent.sketch.loglinear import MIDDLES_SECONDS, Sketch
 
 DIFFERENCE_MAX = 0.3
 """Beyond, the user is warned."""
-ERRORS_DIFFERENCE_MIN = 0.005
-"""Shares of errors that differ by less are alike, however small they are."""
+SHARE_DIFFERENCE_MIN = 0.005
+"""Shares that differ by less are alike, however small they are."""
+_DEVIATIONS = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +29,18 @@ class Figure:
     name: str
     unit: str
     recorded: float
+    low: float
+    high: float
+    """Between these it was with 95 % confidence, where not every request was sampled; NaN where that cannot be told."""
     simulated: float
     least: float = 0.0
     """Differences up to this are none."""
 
     @property
     def differs(self) -> bool:
-        """Whether it is off by more than `DIFFERENCE_MAX` of what was recorded."""
-        gap = abs(self.simulated - self.recorded)
-        return gap > max(self.least, DIFFERENCE_MAX * self.recorded)
+        """Whether it is off by more than `DIFFERENCE_MAX` of whatever it may have been."""
+        below = self.simulated < min(self.low * (1 - DIFFERENCE_MAX), self.low - self.least)
+        return below or self.simulated > max(self.high * (1 + DIFFERENCE_MAX), self.high + self.least)
 
 
 def fidelity(scene: Scene, played: Played) -> list[Figure]:
@@ -42,27 +48,41 @@ def fidelity(scene: Scene, played: Played) -> list[Figure]:
     recording, first, end = scene.recording, scene.onset_second, scene.seconds
     inside = np.zeros(recording.seconds, dtype=bool)
     inside[first:end] = True
-    merged = recording.latencies.merged(inside, range(len(recording.instances)))
-    (p99,) = merged.quantiles_seconds((0.99,))
-    requests, errors = (float(np.nansum(m[inside])) for m in (recording.requests, recording.errors))
-    subjects = list(recording.subjects)
-    ours = float(np.nansum(recording.requests[inside][:, subjects]))
-    known = bool(np.isfinite(recording.errors[inside]).any())
     here = (played.second >= first) & (played.second < end)
-    latency, failed = played.latency_seconds[here], played.failed[here]
-    least = ERRORS_DIFFERENCE_MIN
+    merged = recording.latencies.merged(inside, range(len(recording.instances)))
+    requests, errors = recording.requests[inside], recording.errors[inside]
+    subjects = list(recording.subjects)
+    failing = np.nansum(errors) if np.isfinite(errors).any() else math.nan
+    ours = np.nansum(requests[:, subjects])
     return [
-        Figure("mean", "s", merged.mean_seconds, _mean(latency)),
-        Figure("p99", "s", p99, float(np.quantile(latency, 0.99, method="inverted_cdf")) if len(latency) else math.nan),
-        Figure("errors", "1", errors / requests if known and requests else math.nan, _mean(failed), least),
-        Figure(
-            "share",
-            "1",
-            ours / requests if requests else math.nan,
-            _mean(np.isin(played.instance[here], subjects)),
-            least,
-        ),
+        *_latencies(merged, played.latency_seconds[here]),
+        _share("errors", failing, np.nansum(requests), played.failed[here]),
+        _share("share", ours, np.nansum(requests), np.isin(played.instance[here], subjects)),
     ]
+
+
+def _latencies(recorded: Sketch, simulated: Vector) -> Iterator[Figure]:
+    mean = recorded.mean_seconds
+    error = _DEVIATIONS * _standard_error(recorded)
+    yield Figure("mean", "s", mean, mean - error, mean + error, _mean(simulated))
+    (p99,) = recorded.quantiles_seconds((0.99,))
+    low, high = recorded.quantile_bounds_seconds(0.99)
+    found = float(np.quantile(simulated, 0.99, method="inverted_cdf")) if len(simulated) else math.nan
+    yield Figure("p99", "s", p99, low, high, found)
+
+
+def _standard_error(recorded: Sketch) -> float:
+    """Of the mean: what the requests that were not sampled leave open. 0 where all were."""
+    probability = recorded.effective_probability or recorded.probability
+    if not recorded.sampled:
+        return math.nan
+    spread = np.average((MIDDLES_SECONDS - recorded.mean_seconds) ** 2, weights=recorded.counts)
+    return math.sqrt(float(spread) * (1 - probability) / (recorded.count * probability))
+
+
+def _share(name: str, part: float, whole: float, simulated: NDArray[np.bool_]) -> Figure:
+    recorded = float(part / whole) if whole > 0 else math.nan
+    return Figure(name, "1", recorded, recorded, recorded, _mean(simulated), SHARE_DIFFERENCE_MIN)
 
 
 def averaged(seeds: Sequence[Sequence[Figure]]) -> list[Figure]:

@@ -55,7 +55,11 @@ class Latencies:
         held = scales > 0
         counts = np.bincount(sketches.buckets[held], sketches.counts[held] * scales[held], BUCKETS)
         whole = np.rint(counts).astype(np.int64)
-        return Sketch(whole, float(whole @ MIDDLES_SECONDS), probability)
+        # As `merge` does for sketches of unlike probabilities (Kish, 1965).
+        each = np.where(wanted, sketches.sampled / sketches.probabilities, 0)
+        squares = float((each / sketches.probabilities).sum())
+        effective = float(each.sum()) / squares if squares else probability
+        return Sketch(whole, float(whole @ MIDDLES_SECONDS), probability, effective)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,9 @@ from trimtab.collector.node_tables import printable
 from trimtab.detector.quantity import quantity
 from trimtab.detector.when import clock
 
+SURE_MAX = 1.1
+"""Bounds that are closer together than this are not shown."""
+
 
 def page(scene: Scene, result: Result, balancers: str, seeds: int) -> RenderableType:
     """Everything, for a terminal."""
@@ -126,11 +129,17 @@ def _fidelity(figures: list[Figure]) -> Iterator[Text]:
 
 
 def _figure(figure: Figure) -> str:
-    simulated, recorded = (
-        quantity(v, "s") if figure.unit == "s" else "–" if math.isnan(v) else f"{v:.1%}"
-        for v in (figure.simulated, figure.recorded)
-    )
-    return f"{_name(figure)} {simulated} ({recorded})"
+    recorded = _value(figure, figure.recorded)
+    wide = not figure.high <= figure.low * SURE_MAX
+    if wide and figure.recorded > 0:
+        recorded += f", sampled: {_value(figure, figure.low, '?')} to {_value(figure, figure.high, '?')}"
+    return f"{_name(figure)} {_value(figure, figure.simulated)} ({recorded})"
+
+
+def _value(figure: Figure, value: float, unknown: str = "–") -> str:
+    if math.isnan(value):
+        return unknown
+    return quantity(value, "s") if figure.unit == "s" else f"{value:.1%}"
 
 
 def _name(figure: Figure) -> str:
