@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -50,6 +51,7 @@ class Instance:
     port: int
     directory: Path
     process: subprocess.Popen[bytes]
+    model: str = MODEL
 
     @property
     def address(self) -> str:
@@ -69,6 +71,11 @@ class Instance:
     def features(self) -> Path:
         """While this file exists, the handler reads some pages of it from the disk for each request."""
         return self.directory / "features"
+
+    @property
+    def behaviour(self) -> Path:
+        """What a simulated model does (`tests.e2e.behaviour`)."""
+        return self.directory / "behaviour"
 
     @property
     def management(self) -> str:
@@ -91,7 +98,7 @@ class Instance:
     def ready(self) -> bool:
         """Whether its management API says that the worker takes requests."""
         try:
-            with urllib.request.urlopen(f"http://{self.management}/models/{MODEL}", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://{self.management}/models/{self.model}", timeout=2) as answer:
                 workers = json.load(answer)[0]["workers"]
         except (OSError, ValueError):
             return False
@@ -111,6 +118,7 @@ def fleet(
     port: int | None = None,
     seconds: float = 90,
     started_as: Callable[[int], None] = lambda _: None,
+    model: str = MODEL,
 ) -> Iterator[list[Instance]]:
     """Instances that all answer, at `port`, `port + 10`, …; stopped on the way out, whatever happens.
 
@@ -125,7 +133,7 @@ def fleet(
     started: list[Instance] = []
     try:
         for i in range(instances):
-            started += [_start(f"s{i}", port + i * PORTS_EACH, directory / f"s{i}", store)]
+            started += [_start(f"s{i}", port + i * PORTS_EACH, directory / f"s{i}", store, model)]
             started_as(started[-1].process.pid)
         wait_ready(started, seconds)
         yield started
@@ -153,18 +161,22 @@ def check_alive(instance: Instance) -> None:
 
 def predict(address: str, ids: list[int], seconds: float = 10) -> list[float]:
     """The logits for these token ids. Raises OSError; its subclass HTTPError carries the status."""
-    request = urllib.request.Request(
-        f"http://{address}/predictions/{MODEL}", json.dumps({"ids": ids}).encode(), {"Content-Type": "application/json"}
-    )
+    return [float(x) for x in post(address, MODEL, {"ids": ids}, seconds)["logits"]]
+
+
+def post(address: str, model: str, body: dict[str, Any], seconds: float = 10) -> Any:
+    """What `model` answers. Raises OSError; its subclass HTTPError carries the status."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://{address}/predictions/{model}", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=seconds) as answer:
-        return [float(x) for x in json.load(answer)["logits"]]
+        return json.load(answer)
 
 
-def _start(name: str, port: int, directory: Path, store: Path) -> Instance:
+def _start(name: str, port: int, directory: Path, store: Path, model: str) -> Instance:
     (directory / "tmp").mkdir(parents=True)
     config = directory / "config.properties"
     names = ("port", "management", "metrics", "grpc", "grpc_management", "worker")
-    config.write_text(_CONFIG.format(store=store, model=MODEL, **{n: port + k for k, n in enumerate(names)}))
+    config.write_text(_CONFIG.format(store=store, model=model, **{n: port + k for k, n in enumerate(names)}))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -174,7 +186,7 @@ def _start(name: str, port: int, directory: Path, store: Path) -> Instance:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **{f"FLEET_{name.upper()}": str(directory / name) for name in ("fail", "delay", "features")},
+        **{f"FLEET_{name.upper()}": str(directory / name) for name in ("fail", "delay", "features", "behaviour")},
     }
     # Python prefers it to TEMP, and all instances would share one pid file.
     environment.pop("TMPDIR", None)
@@ -190,7 +202,7 @@ def _start(name: str, port: int, directory: Path, store: Path) -> Instance:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
-    return Instance(name, port, directory, process)
+    return Instance(name, port, directory, process, model)
 
 
 def _stop(instances: list[Instance]) -> None:

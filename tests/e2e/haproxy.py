@@ -69,7 +69,11 @@ class HAProxy:
 
 @contextmanager
 def haproxy(
-    directory: Path, instances: Sequence[Instance], balance: str = "random(2)", port: int | None = None
+    directory: Path,
+    instances: Sequence[Instance],
+    balance: str = "random(2)",
+    port: int | None = None,
+    server_options: str = "",
 ) -> Iterator[HAProxy]:
     """HAProxy that spreads requests over `instances` at equal weights. It checks them by TCP: a request would be load."""
     binary = shutil.which("haproxy", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
@@ -79,7 +83,8 @@ def haproxy(
     if not is_free(port):
         raise TrimtabError(f"port {port} is taken: choose another", Exit.LISTEN)
     config, log, control = (directory / f"haproxy.{end}" for end in ("cfg", "log", "sock"))
-    servers = "\n".join(f"  server {i.name} {i.address} weight {NEUTRAL} check inter 1s" for i in instances)
+    options = f"weight {NEUTRAL} check inter 1s {server_options}"
+    servers = "\n".join(f"  server {i.name} {i.address} {options}" for i in instances)
     config.write_text(_CONFIG.format(socket=control, port=port, backend=BACKEND, balance=balance, servers=servers))
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import itertools
 import json
+import math
 import os
 import random
 import signal
@@ -29,6 +31,8 @@ from trimtab import Exit, TrimtabError
 TIMED_OUT, BROKEN = 0, -1
 """Statuses of requests that got no answer."""
 _IN_FLIGHT_MAX = 2000
+_WORK_SIGMA = math.sqrt(math.log(1 + 0.5**2))
+"""Of the logarithm of the work of a request: lognormal with mean 1 and coefficient of variation 0.5."""
 
 
 class Request(NamedTuple):
@@ -71,12 +75,18 @@ class Load:
 
 @contextmanager
 def load(
-    target: str, rate: float, seed: int, results: Path, timeout_seconds: float = 10, padding_bytes: int = 0
+    target: str,
+    rate: float,
+    seed: int,
+    results: Path,
+    timeout_seconds: float = 10,
+    padding_bytes: int = 0,
+    model: str = MODEL,
 ) -> Iterator[Load]:
     """Load on `target` (host:port) at `rate` requests a second, each larger by `padding_bytes`, until the way out."""
     command = [sys.executable, "-m", "tests.e2e.load", "--target", target, "--rate", str(rate), "--seed", str(seed)]
     command += ["--results", str(results), "--timeout", str(timeout_seconds)]
-    command += ["--padding", str(padding_bytes)]
+    command += ["--padding", str(padding_bytes), "--model", model]
     with results.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -121,6 +131,18 @@ class _Connections:
         return await asyncio.open_connection(self._host, self._port)
 
 
+def bodies(model: str, seed: int, padding_bytes: int = 0) -> Iterator[bytes]:
+    """What is sent, without end. To a simulated model each request brings its own work and luck, always the same of the same seed."""
+    draw = random.Random(f"{seed} bodies")
+    padding = {"padding": "x" * padding_bytes} if padding_bytes else {}
+    if model == MODEL:
+        ids = [draw.randrange(1000, 20_000) for _ in range(64)]
+        yield from itertools.repeat(json.dumps({"ids": ids, **padding}).encode())
+    while True:
+        work = draw.lognormvariate(-(_WORK_SIGMA**2) / 2, _WORK_SIGMA)
+        yield json.dumps({"work": work, "luck": draw.random(), **padding}).encode()
+
+
 async def generate(
     target: str,
     rate: float,
@@ -129,19 +151,18 @@ async def generate(
     timeout_seconds: float,
     padding_bytes: int = 0,
     count: int | None = None,
+    model: str = MODEL,
 ) -> None:
     """Send `count` requests, or until SIGTERM; then wait for what is under way."""
     connections, draw, stop = _Connections(target), random.Random(seed), asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    ids = [draw.randrange(1000, 20_000) for _ in range(64)]
-    body = json.dumps({"ids": ids, **({"padding": "x" * padding_bytes} if padding_bytes else {})}).encode()
-    head = f"POST /predictions/{MODEL} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    message = f"{head}\r\n\r\n".encode() + body
+    head = f"POST /predictions/{model} HTTP/1.1\r\nHost: {target}\r\nContent-Type: application/json\r\nContent-Length:"
+    messages = (f"{head} {len(body)}\r\n\r\n".encode() + body for body in bodies(model, seed, padding_bytes))
     under_way: set[asyncio.Task[None]] = set()
     with results.open("w", buffering=1, newline="") as file:
         out = csv.writer(file, lineterminator="\n")
 
-        async def one(arrival: float) -> None:
+        async def one(arrival: float, message: bytes) -> None:
             lag, status, server = time.monotonic() - arrival, BROKEN, ""
             with suppress(OSError, EOFError):
                 try:
@@ -159,11 +180,11 @@ async def generate(
                 await asyncio.wait_for(stop.wait(), max(0.0, arrival - time.monotonic()))
             if stop.is_set():
                 break
-            sent += 1
+            sent, message = sent + 1, next(messages)
             if len(under_way) >= _IN_FLIGHT_MAX:
                 out.writerow((f"{arrival:.6f}", "0", f"{time.monotonic() - arrival:.6f}", BROKEN, ""))
                 continue
-            task = asyncio.create_task(one(arrival))
+            task = asyncio.create_task(one(arrival, message))
             under_way.add(task)
             task.add_done_callback(under_way.discard)
         if under_way:
@@ -176,14 +197,17 @@ async def generate(
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds until a request is given up.")
 @click.option("--padding", type=click.IntRange(0), default=0, show_default=True, help="Bytes by which each is larger.")
+@click.option("--model", default=MODEL, show_default=True, help="Which model is asked.")
 @click.option("--count", type=int, help="Requests to send.  [default: until SIGTERM]")
 @click.option("--results", type=click.Path(path_type=Path, dir_okay=False), required=True, help="CSV file to write.")
-def main(target: str, rate: float, seed: int, timeout: float, padding: int, count: int | None, results: Path) -> None:
+def main(
+    target: str, rate: float, seed: int, timeout: float, padding: int, model: str, count: int | None, results: Path
+) -> None:
     """Send requests to TARGET as a Poisson process."""
     with suppress(PermissionError):
         # A generator that waits for a CPU measures itself.
         os.setpriority(os.PRIO_PROCESS, 0, -10)
-    asyncio.run(generate(target, rate, seed, results, timeout, padding, count))
+    asyncio.run(generate(target, rate, seed, results, timeout, padding, count, model))
 
 
 if __name__ == "__main__":

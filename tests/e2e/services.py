@@ -87,11 +87,12 @@ class Installation:
         return [sys.executable, "-m", "trimtab", "--config", str(self.config)]
 
 
-def install(directory: Path, haproxy_socket: Path) -> Installation:
-    """Settings for a trimtab of this machine that steers one HAProxy; all else is the default."""
+def install(directory: Path, haproxy_socket: Path, policy: str | None = None) -> Installation:
+    """Settings for a trimtab of this machine that steers one HAProxy, by a policy if it is named; all else is the default."""
     state, config, port = directory / "trimtab", directory / "trimtab.toml", free_ports(2)
     state.mkdir()
-    config.write_text(_CONFIG.format(node=NODE, port=port, feed=port + 1, socket=haproxy_socket))
+    settings = _CONFIG.format(node=NODE, port=port, feed=port + 1, socket=haproxy_socket)
+    config.write_text(settings + (f'policy = "{policy}"\n' if policy else ""))
     return Installation(config, state, f"127.0.0.1:{port}")
 
 

@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.e2e.campaign import record, report
+from tests.e2e import lines
+from tests.e2e.campaign import report
 from tests.e2e.campaign.__main__ import main, missing
 from tests.e2e.campaign.classes import CLASSES, HEALTHY
 from tests.e2e.campaign.record import Clients, Record, Told, sort_out
@@ -138,25 +139,25 @@ def test_scores_of_parts_add_up(first: list[Record], second: list[Record]) -> No
 def test_what_was_written_is_read(tmp_path_factory: pytest.TempPathFactory, runs: list[Record]) -> None:
     file = tmp_path_factory.mktemp("runs") / "r.jsonl"
     for run in runs:
-        record.append(file, run)
-    assert record.read(file) == runs
+        lines.append(file, run)
+    assert lines.read(file, Record) == runs
 
 
 def test_a_line_that_was_cut_short_is_dropped_and_the_next_is_whole(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    record.append(file, of())
+    lines.append(file, of())
     file.write_bytes(file.read_bytes() + msgspec.json.encode(of("hog"))[:40])
-    assert record.read(file) == [of()]
-    record.append(file, of("hog"))
-    assert record.read(file) == [of(), of("hog")]
+    assert lines.read(file, Record) == [of()]
+    lines.append(file, of("hog"))
+    assert lines.read(file, Record) == [of(), of("hog")]
 
 
 def test_a_line_that_is_no_run_is_named(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
-    record.append(file, of())
+    lines.append(file, of())
     file.write_bytes(file.read_bytes() + b'{"fault": 7}\n')
     with pytest.raises(TrimtabError, match=r"r\.jsonl:2: .*fault.*: remove that line") as caught:
-        record.read(file)
+        lines.read(file, Record)
     assert caught.value.exit_code == Exit.STATE
 
 
@@ -210,14 +211,14 @@ def test_what_was_told_and_what_cannot_be_made_are_listed() -> None:
 def test_a_whole_file_is_told_without_a_fleet(tmp_path: Path) -> None:
     file = tmp_path / "r.jsonl"
     for run in (of("quota", told()), of(HEALTHY, subjects=())):
-        record.append(file, run)
+        lines.append(file, run)
     done = CliRunner().invoke(
         main, ["--runs", "1", "--faults", "quota", "--resume", str(file), "--markdown"], catch_exceptions=False
     )
     assert done.exit_code == 0
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("| fault | runs |")
-    assert json.loads(lines[-1])["classes"]["quota"]["runs"] == 1
+    said = done.stdout.splitlines()
+    assert said[0].startswith("| fault | runs |")
+    assert json.loads(said[-1])["classes"]["quota"]["runs"] == 1
 
 
 @pytest.mark.parametrize("arguments", [["--faults", "gremlin"], ["--runs", "0"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,10 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from tests.e2e import preflight, report, view
-from tests.e2e.archive import ROOT
+from tests.e2e.archive import MODEL, ROOT, SIM
 from tests.e2e.demo import main
 from tests.e2e.faults import FAULTS
-from tests.e2e.load import BROKEN, TIMED_OUT, Load, Request, load
+from tests.e2e.load import BROKEN, TIMED_OUT, Load, Request, bodies, load
 from tests.e2e.services import install
 from tests.e2e.stage import Course
 from trimtab import Exit, TrimtabError
@@ -109,6 +111,20 @@ def test_the_seed_makes_the_arrivals(tmp_path: Path) -> None:
     assert not np.allclose(first, other, atol=5e-6)
     # 99 exponential gaps: the mean is within five of its standard deviations.
     assert first.mean() == pytest.approx(1 / 400, rel=0.5)
+
+
+def test_a_request_of_a_seed_is_the_same_whoever_answers_it() -> None:
+    first, again, other = ([json.loads(b) for b in islice(bodies(SIM, seed), 4000)] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    work, luck = (np.asarray([body[part] for body in first]) for part in ("work", "luck"))
+    # Within five standard errors: mean 1, coefficient of variation 0.5; and uniform.
+    assert work.mean() == pytest.approx(1, abs=0.04)
+    assert work.std() == pytest.approx(0.5, abs=0.06)
+    assert luck.mean() == pytest.approx(0.5, abs=0.025)
+    assert luck.min() >= 0
+    assert luck.max() < 1
+    assert len(set(islice(bodies(MODEL, 1), 3))) == 1
 
 
 def test_the_schedule_does_not_wait_for_answers(tmp_path: Path) -> None:

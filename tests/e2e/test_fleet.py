@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,16 +10,18 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.e2e.archive import ROOT
+from tests.e2e.archive import ROOT, SIM_BATCH, SIM_BATCHED
+from tests.e2e.behaviour import Behaviour, behaving
 from tests.e2e.confine import apart
 from tests.e2e.faults import FAULTS, crash, errors, hog, pause, quota
-from tests.e2e.fleet import Instance, check_alive, fleet, predict, wait_ready
+from tests.e2e.fleet import Instance, check_alive, fleet, post, predict, wait_ready
 from tests.e2e.haproxy import BACKEND, NEUTRAL, haproxy
 from tests.e2e.load import load
 from tests.e2e.processes import free_ports
@@ -155,6 +158,28 @@ def test_a_dead_instance_is_named_and_leaves_nothing(instances: list[Instance], 
         with pytest.raises(TrimtabError, match="TorchServe s0 died"):
             check_alive(single)
     assert [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_a_simulated_model_does_as_it_is_told(tmp_path: Path) -> None:
+    def answers(address: str, luck: float, work: float = 1.0) -> bool:
+        try:
+            return bool(post(address, SIM_BATCHED, {"work": work, "luck": luck}) == {"failed": False})
+        except urllib.error.HTTPError as failed:
+            return failed.code != 500
+
+    with fleet(tmp_path, 1, model=SIM_BATCHED) as [single]:
+        assert answers(single.address, 0.0)
+        with behaving(single, Behaviour(slowdown=0.0, error_ratio=0.3)):
+            # It would take an hour if it were not told to take no time.
+            assert [answers(single.address, luck, 72_000) for luck in (0.0, 0.29, 0.3, 0.99)] == [
+                False,
+                False,
+                True,
+                True,
+            ]
+        assert answers(single.address, 0.0)
+        [model] = json.load(urllib.request.urlopen(f"http://{single.management}/models/{SIM_BATCHED}", timeout=10))
+        assert model["batchSize"] == SIM_BATCH
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

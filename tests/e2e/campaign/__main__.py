@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from tests.e2e import preflight
+from tests.e2e import lines, preflight
 from tests.e2e.campaign import record, report
 from tests.e2e.campaign.classes import CLASSES, HEALTHY
 from tests.e2e.campaign.ground import Ground
@@ -51,7 +51,7 @@ def make(console: Console, rest: Sequence[tuple[str, int]], file: Path, seed: in
             for number, (fault, instance) in enumerate(rest, 1):
                 began = time.monotonic()
                 one = run(ground, fault, ground.instances[instance])
-                record.append(file, one)
+                lines.append(file, one)
                 seconds = time.monotonic() - began
                 console.print(f"{number}/{len(rest)} {fault}: {_line(one)} ({seconds:.0f} s)", highlight=False)
         finally:
@@ -97,11 +97,11 @@ def main(runs: int, names: list[str], file: Path | None, seed: int, markdown: bo
     file = file or Path(time.strftime("campaign-%Y%m%dT%H%M%S.jsonl"))
     try:
         with attentive():
-            if rest := missing(names, runs, record.read(file), seed):
+            if rest := missing(names, runs, lines.read(file, record.Record), seed):
                 preflight.check()
                 console.print(f"{len(rest)} runs, results in {file}", highlight=False)
                 make(console, rest, file, seed)
-            records = [r for r in record.read(file) if r.fault in names]
+            records = [r for r in lines.read(file, record.Record) if r.fault in names]
     except TrimtabError as error:
         click.echo(f"campaign: {error}", err=True)
         sys.exit(error.exit_code)

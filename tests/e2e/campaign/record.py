@@ -1,13 +1,10 @@
-"""What became of a run: one line of JSON, written as soon as the run is over, so that a campaign can go on where it ended."""
+"""What became of a run: one line of the file of results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import msgspec
-
-from trimtab import Exit, TrimtabError
 
 
 class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,29 +74,3 @@ def sort_out(told: Iterable[Told], injected_unix_ns: int, subjects: tuple[str, .
     about = [t for t in later if t.subject in subjects] or (later if subjects else [])
     chosen = about[0] if about else None
     return chosen, [t for t in by_time if t is not chosen]
-
-
-def append(file: Path, record: Record) -> None:
-    """Add a run to the file."""
-    with file.open("ab") as out:
-        out.write(msgspec.json.encode(record) + b"\n")
-
-
-def read(file: Path) -> list[Record]:
-    """The runs of the file; none if it is not there. A last line that was cut short is cut off.
-
-    Raises TrimtabError that names the first other line that is not a run.
-    """
-    if not file.exists():
-        return []
-    whole, _, rest = file.read_bytes().rpartition(b"\n")
-    if rest:
-        file.write_bytes(whole + b"\n" * bool(whole))
-    return [_decode(file, number, line) for number, line in enumerate(whole.splitlines(), 1)]
-
-
-def _decode(file: Path, number: int, line: bytes) -> Record:
-    try:
-        return msgspec.json.decode(line, type=Record)
-    except msgspec.DecodeError as error:
-        raise TrimtabError(f"{file}:{number}: {error}: remove that line or name another file", Exit.STATE) from error
