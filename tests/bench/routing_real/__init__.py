@@ -1,0 +1,1 @@
+"""Routing measured on a real fleet: balancers by themselves, and with trimtab, on the same requests."""
