@@ -46,6 +46,8 @@ class Run:
             self._stand(pair)
             balancer = stack.enter_context(self._contestant.start(self._directory, self._instances, scenario))
             trimtab = self._known(stack, balancer, seed) if isinstance(balancer, HAProxy) else None
+            # Draining made them well.
+            self._stand(pair)
             began_unix_ns = time.time_ns()
             # Every contestant of a pair gets the same requests.
             generator = stack.enter_context(self._load(balancer.address, seed * 1000 + pair, "requests.csv"))
