@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import http.server
 import json
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from tests.bench.routing_real.contestants import CLASSICAL
 from tests.bench.routing_real.record import Plan, Record
-from tests.bench.routing_real.run import Run
+from tests.bench.routing_real.run import Run, drain
 from tests.bench.routing_real.scenarios import INSTANCES, SCENARIOS, Scenario
 from tests.e2e.archive import SIM, SIM_MEAN_SECONDS
 from tests.e2e.fleet import Instance
@@ -90,6 +91,21 @@ def test_a_fault_comes_when_all_was_well_and_goes_with_the_run(instances: list[I
     assert {row[4] for row in rows if row[3] == "500"} == {"s2"}
     assert all(row[3] == "200" for row in rows[:20])
     assert '"error_ratio": 0.0' in (instances[2].directory / "behaviour").read_text()
+
+
+def test_what_ails_the_fleet_is_still_there_when_trimtab_knows_it(
+    instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_known", lambda *_: drain(instances))
+    tens = replace(SCENARIOS["slow"], requests_per_second=20.0, slowdowns=(1.0, 1.0, 1.0, 10.0))
+    run(tmp_path, instances, tens, "roundrobin")
+    slowest = max(instances, key=lambda i: mean_seconds(tmp_path / "roundrobin-0" / "requests.csv", i.name))
+    assert slowest.name == "s3"
+
+
+def mean_seconds(results: Path, server: str) -> float:
+    found = [float(row[1]) for row in csv.reader(results.read_text().splitlines()) if row[4] == server]
+    return sum(found) / len(found)
 
 
 def test_a_death_ends_the_run(instances: list[Instance], tmp_path: Path) -> None:
