@@ -56,7 +56,11 @@ def make(
                     )
                     lines.append(file, one)
                     told = f"{report.progress(one)} ({time.monotonic() - began:.0f} s)"
-                    console.print(f"{number}/{count} pair {visit.pair + 1} {scenario} {who}: {told}", highlight=False)
+                    console.print(
+                        f"{number}/{count} pair {visit.pair + 1} {scenario} {who}: {told}",
+                        highlight=False,
+                        soft_wrap=True,
+                    )
             finally:
                 deaf()
 
