@@ -48,6 +48,7 @@ class Tick:
     memory_bytes: Vector
     age_seconds: Vector
     """Of all of these."""
+    workers: Vector
     announced: NDArray[np.bool_]
     """Whether the instance tells of a fault itself, as by a throttling flag."""
     mechanisms: tuple[str, ...]
@@ -142,6 +143,7 @@ class Fleet:
             weights=asked,
             **dict(zip(SIGNALS, told, strict=True)),
             age_seconds=np.where(joined, age, np.nan),
+            workers=self._capacity,
             announced=announced & joined,
             mechanisms=tuple(m if j else "" for m, j in zip(mechanisms, joined.tolist(), strict=True)),
             arrived=arrived,

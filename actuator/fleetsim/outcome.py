@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.actuator.breaker import ERROR_COST
+from trimtab.actuator.cost import ERROR_COST
 from trimtab.actuator.state import Vector
 
 LATENCIES_MAX = 4_000_000

@@ -9,6 +9,29 @@ import numpy as np
 
 from trimtab.actuator.fleetsim.faults import LATE_SECONDS_MAX, SIGNALS, TelemetryFault
 from trimtab.actuator.state import Vector
+from trimtab.detector.history import MERGE_SECONDS
+
+_PER_REQUEST = [SIGNALS.index(name) for name in ("latency_seconds", "error_ratio")]
+
+
+def merged(seconds: Sequence[Vector]) -> Vector:
+    """float64 [SIGNALS, instances]: what the collector makes of the last seconds: means, of latencies and errors over requests."""
+    course = np.asarray(seconds)
+    out = _mean(course, np.ones_like(course))
+    rate = np.nan_to_num(course[:, SIGNALS.index("requests_per_second")])
+    for row in _PER_REQUEST:
+        out[row] = _mean(course[:, row], rate)
+    return out
+
+
+def _mean(values: Vector, weights: Vector) -> Vector:
+    """Over the first axis, of what is known; NaN where nothing is."""
+    weights = np.where(np.isnan(values), 0, weights)
+    total = weights.sum(axis=0)
+    mean: Vector = np.divide(
+        (weights * np.nan_to_num(values)).sum(axis=0), total, out=np.full_like(total, np.nan), where=total > 0
+    )
+    return mean
 
 
 class Telemetry:
@@ -16,14 +39,16 @@ class Telemetry:
 
     def __init__(self, faults: Sequence[TelemetryFault], instances: int) -> None:
         self._faults = faults
+        self._seconds: deque[Vector] = deque(maxlen=round(MERGE_SECONDS))
         self._truths: deque[Vector] = deque(maxlen=LATE_SECONDS_MAX + 1)
         self._told = np.full((len(SIGNALS), instances), np.nan)
         self._age_seconds = np.full(instances, np.nan)
 
     def tell(self, truth: Vector, end_seconds: float) -> tuple[Vector, Vector]:
         """`truth`: float64 [SIGNALS, instances] of the second that ends; the same of what is told, and its age in seconds."""
-        self._truths.append(truth)
-        told, age = truth.copy(), np.zeros(truth.shape[1])
+        self._seconds.append(truth)
+        self._truths.append(merged(self._seconds))
+        told, age = self._truths[-1].copy(), np.zeros(truth.shape[1])
         for fault in self._faults:
             i = fault.instance
             if not fault.strikes(end_seconds):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.actuator.fleetsim.scenes import run, waits
 from trimtab import TrimtabError
-from trimtab.actuator.breaker import ERROR_COST
+from trimtab.actuator.cost import ERROR_COST
 from trimtab.actuator.fleetsim.faults import Fault, TelemetryFault
 from trimtab.actuator.fleetsim.fleet import Fleet
 from trimtab.actuator.fleetsim.outcome import Ledger
