@@ -26,7 +26,8 @@ class Breaker:
     """Told once a second what requests cost; says why weights must be neutral, or nothing.
 
     The reference is the dearer of the last 10 and the last 3 seconds at neutral weights: a fault that has just begun, and that
-    steering is about to answer, is part of the conditions. At neutral again, it is measured anew.
+    steering is about to answer, is part of the conditions. At neutral again, it is measured anew: where that is dearer still, a fault
+    that grew was to blame and not the steering, and the breaker closes at once.
     """
 
     def __init__(self, settings: GuardSettings, clock: Clock) -> None:
@@ -35,7 +36,8 @@ class Breaker:
         self._steered: deque[tuple[float, Spent]] = deque()
         self._steering_since: float | None = None
         self._reference = math.nan
-        self._open_until = -math.inf
+        self._opened_at = self._open_until = -math.inf
+        self._tripped_cost = math.nan
         self._open_seconds = settings.breaker_seconds
         self._why = ""
 
@@ -44,7 +46,9 @@ class Breaker:
         now = self._clock.monotonic()
         if now < self._open_until:
             self._sample(self._neutral, state, now)
-            return self._why
+            if not self._innocent(now):
+                return self._why
+            self._open_until = -math.inf
         if not steering:
             self._steering_since = None
             self._sample(self._neutral, state, now)
@@ -63,6 +67,13 @@ class Breaker:
         self._neutral.clear()
         self._steered.clear()
 
+    def _innocent(self, now: float) -> bool:
+        """Whether neutral weights turned out to be dearer than the steering that they replaced."""
+        settled = now >= self._opened_at + _SETTLE_SECONDS + WINDOW_SECONDS
+        return settled and _cost(self._neutral, now - WINDOW_SECONDS) > self._tripped_cost * (
+            1 + self._settings.breaker_margin
+        )
+
     def _trip(self, now: float) -> str:
         cost = _cost(self._steered, now - WINDOW_SECONDS)
         if not cost > self._reference * (1 + self._settings.breaker_margin):
@@ -70,8 +81,8 @@ class Breaker:
         again = now < self._open_until + _FORGIVEN_AFTER * self._settings.breaker_seconds
         longer = min(self._open_seconds * 2, max(_OPEN_SECONDS_MAX, self._settings.breaker_seconds))
         self._open_seconds = longer if again else self._settings.breaker_seconds
-        self._open_until = now + self._open_seconds
-        self._steering_since = None
+        self._opened_at, self._open_until = now, now + self._open_seconds
+        self._steering_since, self._tripped_cost = None, cost
         costs = f"a request cost {cost * 1e3:.0f} ms while steering and {self._reference * 1e3:.0f} ms at neutral"
         self._why = f"breaker: {costs}; neutral for {self._open_seconds:.0f} s"
         return self._why

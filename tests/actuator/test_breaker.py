@@ -68,7 +68,7 @@ def test_a_surge_costs_one_pause_and_then_is_the_reference() -> None:
     assert not any(bench.run(60))
     bench.steered, bench.neutral = fleet(0.08), fleet(0.09)
     course = bench.run(400)
-    assert course.count(True) == pytest.approx(60, abs=2)
+    assert 13 <= course.count(True) <= 20, "as long as it takes to see that neutral is no cheaper"
 
 
 @pytest.mark.parametrize("silent", [fleet(9.0, rate=0.5), fleet(float("nan"))], ids=["few", "unknown"])
@@ -86,3 +86,12 @@ def test_forgets_old_trips() -> None:
     assert bench.run(800).count(True) < 60
     bench.steered = fleet(0.05)
     assert bench.run(70).count(True) == pytest.approx(60, abs=2)
+
+
+def test_a_fault_that_grew_is_not_blamed_on_the_steering() -> None:
+    bench = Bench(fleet(0.03), fleet(0.03))
+    bench.run(20, wants_to_steer=False)
+    bench.steered, bench.neutral = fleet(0.1), fleet(0.9)
+    course = bench.run(300)
+    assert 13 <= course.count(True) <= 20, "neutral is dearer: it closes as soon as that is known, and opens no more"
+    assert not any(course[-200:])
