@@ -320,7 +320,7 @@ def server(status: int) -> Iterator[Any]:
         thread = threading.Thread(target=serving.serve_forever, daemon=True)
         thread.start()
         try:
-            yield SimpleNamespace(port=serving.server_port)
+            yield SimpleNamespace(port=serving.server_port, model="sim")
         finally:
             serving.shutdown()
 
@@ -351,5 +351,5 @@ def test_envoy_spreads_and_leaves_out_who_fails(policy: str, outliers: bool, tmp
 def test_classical_contestants_have_no_trimtab() -> None:
     assert all(not one.policy for one in CLASSICAL.values())
     assert {name for name, one in ALL.items() if one.policy} == {
-        f"{p}/{b}" for p in ("proportional", "neutral") for b in ("random", "leastconn")
+        f"{p}/{b}" for p in ("proportional", "neutral") for b in ("random", "leastconn", "envoy-leastrequest")
     }

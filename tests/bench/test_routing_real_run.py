@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.routing_real.contestants import CLASSICAL
+from tests.bench.routing_real.contestants import CLASSICAL, Contestant
 from tests.bench.routing_real.record import Plan, Record
 from tests.bench.routing_real.run import Run, drain
 from tests.bench.routing_real.scenarios import INSTANCES, SCENARIOS, Scenario
@@ -69,10 +69,17 @@ def instances(tmp_path: Path) -> Iterator[list[Instance]]:
         yield [stack.enter_context(instance(tmp_path / f"s{k}", k)) for k in range(INSTANCES)]
 
 
-def run(directory: Path, instances: Sequence[Instance], scenario: Scenario, who: str, pair: int = 0) -> Record:
+def run(
+    directory: Path,
+    instances: Sequence[Instance],
+    scenario: Scenario,
+    who: str,
+    pair: int = 0,
+    contestant: Contestant | None = None,
+) -> Record:
     own = directory / f"{who}-{pair}"
     own.mkdir()
-    return Run(own, instances, scenario, CLASSICAL[who], PLAN).make("slow", who, pair, 3)
+    return Run(own, instances, scenario, contestant or CLASSICAL[who], PLAN).make("slow", who, pair, 3)
 
 
 def test_contestants_of_a_pair_get_the_same_requests(instances: list[Instance], tmp_path: Path) -> None:
@@ -96,9 +103,11 @@ def test_a_fault_comes_when_all_was_well_and_goes_with_the_run(instances: list[I
 def test_what_ails_the_fleet_is_still_there_when_trimtab_knows_it(
     instances: list[Instance], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "_known", lambda *_: drain(instances))
+    monkeypatch.setattr(Run, "_get_to_know", lambda *_: drain(instances))
+    monkeypatch.setattr(Run, "_start", lambda *_: None)
     tens = replace(SCENARIOS["slow"], requests_per_second=20.0, slowdowns=(1.0, 1.0, 1.0, 10.0))
-    run(tmp_path, instances, tens, "roundrobin")
+    steered = replace(CLASSICAL["roundrobin"], policy="proportional")
+    run(tmp_path, instances, tens, "roundrobin", contestant=steered)
     slowest = max(instances, key=lambda i: mean_seconds(tmp_path / "roundrobin-0" / "requests.csv", i.name))
     assert slowest.name == "s3"
 

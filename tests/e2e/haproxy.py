@@ -67,6 +67,11 @@ class HAProxy:
         return {r["srv_name"]: int(r["srv_uweight"]) for r in records}
 
 
+def runtime_api(directory: Path) -> Path:
+    """The socket of the HAProxy that is started in `directory`."""
+    return directory / "haproxy.sock"
+
+
 @contextmanager
 def haproxy(
     directory: Path,
@@ -82,7 +87,7 @@ def haproxy(
     port = port or free_ports(1)
     if not is_free(port):
         raise TrimtabError(f"port {port} is taken: choose another", Exit.LISTEN)
-    config, log, control = (directory / f"haproxy.{end}" for end in ("cfg", "log", "sock"))
+    config, log, control = directory / "haproxy.cfg", directory / "haproxy.log", runtime_api(directory)
     options = f"weight {NEUTRAL} check inter 1s {server_options}"
     servers = "\n".join(f"  server {i.name} {i.address} {options}" for i in instances)
     config.write_text(_CONFIG.format(socket=control, port=port, backend=BACKEND, balance=balance, servers=servers))

@@ -6,20 +6,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import grpc
 
-from tests.e2e.haproxy import HAProxy
 from trimtab.agent.settings import Tls
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.channel import channel
 from trimtab.agent.wire.query_pb2_grpc import QueryStub
 
 
+class Balancer(Protocol):
+    """What can tell its weights in force, by server."""
+
+    def weights(self) -> dict[str, int]: ...
+
+
 class Observer:
     """The newest word on everything. Filled by threads; read it at any time."""
 
-    def __init__(self, query: QueryStub, proxy: HAProxy) -> None:
+    def __init__(self, query: QueryStub, proxy: Balancer) -> None:
         self.instances: dict[str, pb.InstanceState] = {}
         self.incidents: dict[str, pb.Incident] = {}
         self.heard: list[pb.Incident] = []
@@ -56,7 +62,7 @@ class Observer:
 
 
 @contextmanager
-def observe(collector: str, proxy: HAProxy) -> Iterator[Observer]:
+def observe(collector: str, proxy: Balancer) -> Iterator[Observer]:
     """Follow the collector at `collector` (host:port) and `proxy`, until the way out."""
     connection = channel(collector, Tls(), "collector")
     observer = Observer(QueryStub(connection), proxy)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.e2e.processes import free_ports, stop_group
@@ -27,7 +27,7 @@ listen = "127.0.0.1:{port}"
 [actuator]
 listen = "127.0.0.1:{feed}"
 collector = "127.0.0.1:{port}"
-haproxy_sockets = ["{socket}"]
+haproxy_sockets = [{sockets}]
 """
 
 
@@ -40,6 +40,15 @@ class Installation:
     collector: str
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of its services, besides this process's own."""
+    xds: str = ""
+    """Where its actuator tells endpoints and weights to who asks; empty: nowhere."""
+
+    def idle(self) -> Installation:
+        """The same, but that its actuator leaves every weight neutral."""
+        config = self.config.with_suffix(".idle.toml")
+        # The section of the actuator is the last.
+        config.write_text(self.config.read_text() + 'mode = "neutral"\n')
+        return replace(self, config=config)
 
     @contextmanager
     def run(self, service: str, ready_seconds: float = 30) -> Iterator[subprocess.Popen[bytes]]:
@@ -87,13 +96,19 @@ class Installation:
         return [sys.executable, "-m", "trimtab", "--config", str(self.config)]
 
 
-def install(directory: Path, haproxy_socket: Path, policy: str | None = None) -> Installation:
-    """Settings for a trimtab of this machine that steers one HAProxy, by a policy if it is named; all else is the default."""
-    state, config, port = directory / "trimtab", directory / "trimtab.toml", free_ports(2)
+def install(directory: Path, haproxy_socket: Path | None, policy: str | None = None) -> Installation:
+    """Settings for a trimtab of this machine that steers one HAProxy, by a policy if it is named; all else is the default.
+
+    Without a socket it steers who asks at `xds`.
+    """
+    state, config, port = directory / "trimtab", directory / "trimtab.toml", free_ports(3)
     state.mkdir()
-    settings = _CONFIG.format(node=NODE, port=port, feed=port + 1, socket=haproxy_socket)
-    config.write_text(settings + (f'policy = "{policy}"\n' if policy else ""))
-    return Installation(config, state, f"127.0.0.1:{port}")
+    xds = "" if haproxy_socket else f"127.0.0.1:{port + 2}"
+    sockets = f'"{haproxy_socket}"' if haproxy_socket else ""
+    settings = _CONFIG.format(node=NODE, port=port, feed=port + 1, sockets=sockets)
+    more = {"policy": policy, "xds_listen": xds}
+    config.write_text(settings + "".join(f'{name} = "{value}"\n' for name, value in more.items() if value))
+    return Installation(config, state, f"127.0.0.1:{port}", xds=xds)
 
 
 class _Notified:

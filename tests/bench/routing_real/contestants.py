@@ -30,7 +30,8 @@ class Contestant:
     """One way to spread requests."""
 
     description: str
-    start: Callable[[Path, Sequence[Instance], Scenario], AbstractContextManager[Balancer]]
+    start: Callable[[Path, Sequence[Instance], Scenario, str], AbstractContextManager[Balancer]]
+    """Given where trimtab tells endpoints; empty: nowhere."""
     policy: str = ""
     """trimtab's; empty: no trimtab, neither agent nor collector."""
     for_errors: bool = False
@@ -42,19 +43,21 @@ class Contestant:
 
 
 def _haproxy(balance: str, options: str = "") -> Callable[..., AbstractContextManager[HAProxy]]:
-    return lambda directory, instances, _: haproxy(directory, instances, balance, server_options=options)
+    return lambda directory, instances, *_: haproxy(directory, instances, balance, server_options=options)
 
 
-def _central(directory: Path, instances: Sequence[Instance], scenario: Scenario) -> AbstractContextManager[HAProxy]:
+def _central(
+    directory: Path, instances: Sequence[Instance], scenario: Scenario, _: str
+) -> AbstractContextManager[HAProxy]:
     return haproxy(directory, instances, "random(2)", server_options=f"maxconn {scenario.batch}")
 
 
 def _envoy(policy: str, outliers: bool = False) -> Callable[..., AbstractContextManager[Balancer]]:
-    return lambda directory, instances, _: envoy(directory, instances, policy, outliers)
+    return lambda directory, instances, _, xds: envoy(directory, instances, policy, outliers, xds)
 
 
-RANDOM, LEASTCONN = "random", "leastconn"
-_BELOW_TRIMTAB = {RANDOM: _haproxy("random(2)"), LEASTCONN: _haproxy("leastconn")}
+RANDOM, LEASTCONN, ENVOY = "random", "leastconn", "envoy-leastrequest"
+_BELOW_TRIMTAB = {RANDOM: _haproxy("random(2)"), LEASTCONN: _haproxy("leastconn"), ENVOY: _envoy("LEAST_REQUEST")}
 CLASSICAL: Mapping[str, Contestant] = {
     "roundrobin": Contestant("HAProxy `roundrobin`", _haproxy("roundrobin")),
     LEASTCONN: Contestant("HAProxy `leastconn`", _BELOW_TRIMTAB[LEASTCONN]),
@@ -68,7 +71,7 @@ CLASSICAL: Mapping[str, Contestant] = {
         for_errors=True,
     ),
     "envoy-roundrobin": Contestant("Envoy ROUND_ROBIN", _envoy("ROUND_ROBIN"), envoy=True),
-    "envoy-leastrequest": Contestant("Envoy LEAST_REQUEST", _envoy("LEAST_REQUEST"), envoy=True),
+    ENVOY: Contestant("Envoy LEAST_REQUEST", _BELOW_TRIMTAB[ENVOY], envoy=True),
     "envoy-outliers": Contestant(
         "Envoy LEAST_REQUEST with outlier detection", _envoy("LEAST_REQUEST", True), for_errors=True, envoy=True
     ),
@@ -76,7 +79,7 @@ CLASSICAL: Mapping[str, Contestant] = {
 
 
 def contestants(policies: Sequence[str]) -> dict[str, Contestant]:
-    """By name: the classical ones, and each policy over `random(2)` and over `leastconn`.
+    """By name: the classical ones, and each policy over `random(2)`, over `leastconn`, and over an Envoy.
 
     Raises ValueError that names the first unknown policy.
     """
@@ -85,5 +88,6 @@ def contestants(policies: Sequence[str]) -> dict[str, Contestant]:
         if policy not in POLICIES:
             raise ValueError(f"{policy!r} is no policy; there are: {', '.join(sorted(POLICIES))}")
         for below, start in _BELOW_TRIMTAB.items():
-            found[f"{policy}/{below}"] = Contestant(f"trimtab, `{policy}`, over HAProxy `{below}`", start, policy)
+            description = f"trimtab, `{policy}`, over {CLASSICAL[below].description}"
+            found[f"{policy}/{below}"] = Contestant(description, start, policy, envoy=below == ENVOY)
     return found

@@ -9,12 +9,12 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from tests.bench.routing_real.contestants import Contestant
+from tests.bench.routing_real.contestants import Balancer, Contestant
 from tests.bench.routing_real.record import Plan, Record, seen
 from tests.bench.routing_real.scenarios import Scenario
 from tests.e2e.behaviour import WELL, Behaviour, behave
 from tests.e2e.fleet import Instance, check_alive, post
-from tests.e2e.haproxy import HAProxy
+from tests.e2e.haproxy import runtime_api
 from tests.e2e.load import Load, load
 from tests.e2e.observe import observe
 from tests.e2e.services import NODE, Installation, install
@@ -44,10 +44,13 @@ class Run:
         with ExitStack() as stack:
             stack.callback(drain, self._instances)
             self._stand(pair)
-            balancer = stack.enter_context(self._contestant.start(self._directory, self._instances, scenario))
-            trimtab = self._known(stack, balancer, seed) if isinstance(balancer, HAProxy) else None
-            # Draining made them well.
-            self._stand(pair)
+            trimtab = self._install() if self._contestant.policy else None
+            xds = trimtab.xds if trimtab else ""
+            balancer = stack.enter_context(self._contestant.start(self._directory, self._instances, scenario, xds))
+            if trimtab:
+                self._get_to_know(stack, trimtab, balancer, seed)
+                # Draining made them well.
+                self._stand(pair)
             began_unix_ns = time.time_ns()
             # Every contestant of a pair gets the same requests.
             generator = stack.enter_context(self._load(balancer.address, seed * 1000 + pair, "requests.csv"))
@@ -71,15 +74,21 @@ class Run:
         for instance, behaviour in zip(self._instances, self._scenario.standing(pair), strict=True):
             behave(instance, behaviour)
 
-    def _known(self, stack: ExitStack, balancer: HAProxy, seed: int) -> Installation | None:
-        """A trimtab without a past that has got to know the fleet, at neutral weights; None where the contestant has none."""
-        if not self._contestant.policy:
-            return None
-        trimtab = install(self._directory, balancer.socket, self._contestant.policy)
+    def _install(self) -> Installation:
+        socket = None if self._contestant.envoy else runtime_api(self._directory)
+        return install(self._directory, socket, self._contestant.policy)
+
+    def _get_to_know(self, stack: ExitStack, trimtab: Installation, balancer: Balancer, seed: int) -> None:
+        """Returns when a trimtab without a past knows the fleet, at neutral weights."""
         for service in ("collector", "agent"):
             self._start(stack, trimtab, service)
         subjects = [f"{NODE}/{i.port}" for i in self._instances]
-        with self._load(balancer.address, -1 - seed, "known.csv"), observe(trimtab.collector, balancer) as observer:
+        with ExitStack() as meanwhile:
+            if trimtab.xds:
+                # An Envoy has no endpoints until it was told of them; then it keeps them.
+                meanwhile.enter_context(trimtab.idle().run("actuator"))
+            meanwhile.enter_context(self._load(balancer.address, -1 - seed, "known.csv"))
+            observer = meanwhile.enter_context(observe(trimtab.collector, balancer))
             deadline = time.monotonic() + self._plan.known_seconds_max
 
             def known() -> bool:
@@ -90,7 +99,6 @@ class Run:
                 self._check()
                 time.sleep(_LOOK_SECONDS)
         drain(self._instances)
-        return trimtab
 
     def _start(self, stack: ExitStack, trimtab: Installation, service: str) -> None:
         process = stack.enter_context(trimtab.run(service))
