@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from trimtab.actuator.policy.recent import STALE_SECONDS, Recent
 from trimtab.actuator.state import State, Vector
 
 BAND = 1.5
 """Up to this many times the peers' latency is equal. Noise widens it: a mean of n requests is known to about 1/sqrt(n), and three
 times that is not yet news."""
-STALE_SECONDS = 10.0
 _MEMORY = 0.93
 """What a second is worth a second later: about fifteen seconds count, longer than what a busy host does to one of two equal instances."""
 
@@ -24,30 +24,21 @@ class Proportional:
     name = "proportional"
 
     def __init__(self) -> None:
-        self._sums: dict[str, Vector] = {}
+        self._recent = Recent(_MEMORY)
 
     def decide(self, state: State) -> Vector:
-        requests, latency, errors = self._recent(state)
+        recent = self._recent.observe(state)
+        latency, errors = recent.latency_seconds, recent.error_ratio
         fresh = state.age_seconds <= STALE_SECONDS
         judged = fresh & ~state.degraded & (latency > 0)
         weight = np.ones(len(state))
         if judged.sum() >= 2:
             ratio = latency[judged] / _median_of_others(latency[judged])
-            weight[judged] = np.minimum(1, (BAND + 3 / np.sqrt(requests[judged])) / ratio)
+            weight[judged] = np.minimum(1, (BAND + 3 / np.sqrt(recent.requests[judged])) / ratio)
         weight *= np.where(fresh & (errors > 0), (1 - errors) ** 2, 1)
         weight[state.degraded & fresh] = 0
         best = weight.max(initial=0)
         return weight / best if best > 0 else np.ones(len(state))
-
-    def _recent(self, state: State) -> tuple[Vector, Vector, Vector]:
-        """Requests, mean latency and error ratio over the last seconds; NaN where there was no request."""
-        rate, nothing = state.requests_per_second, np.zeros(3)
-        latency, errors = state.latency_seconds, np.nan_to_num(state.error_ratio)
-        now = np.where(np.isfinite(rate + latency), [rate, rate * latency, rate * errors], 0).T
-        sums = np.asarray([self._sums.get(i, nothing) for i in state.ids]) * _MEMORY + now
-        self._sums = dict(zip(state.ids, sums, strict=True))
-        requests = np.where(sums[:, 0] > 0, sums[:, 0], np.nan)
-        return requests, sums[:, 1] / requests, sums[:, 2] / requests
 
 
 def _median_of_others(values: Vector) -> Vector:

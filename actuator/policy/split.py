@@ -1,0 +1,135 @@
+"""The fastest few: traffic in proportion to speed among as many instances as it pays to use at the present load, and none for the others.
+
+A slow instance is worth having only when the fast ones are full: at low load its service time is what the slowest hundredth of the users
+sees. So
+instances are sorted by what a request costs at each, and for each number of them it is estimated what users would see.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trimtab.actuator.policy.recent import STALE_SECONDS, Averages, Recent
+from trimtab.actuator.state import State, Vector
+
+ERROR_COST = 30.0
+"""A failed request costs as much as this many mean latencies: users forgive waiting."""
+THROTTLED_SLOWDOWN, FAULTY_SLOWDOWN = 3.0, 2.0
+"""How much slower a GPU is expected to be that tells of throttling, or of memory that waits for a reset, before requests show it."""
+_MEMORY = 0.9
+_BAND, _NOISE = 0.1, 2.0
+"""Service times are equal within 10 % and two standard errors."""
+_GAIN_MIN = 0.05
+"""Leaving instances out must be worth this much."""
+_FULL = 0.92
+"""No set of instances is loaded beyond this, if a larger one is there."""
+_LEAST = 0.05
+"""Who is used at all gets at least this part of what its speed is worth."""
+_SPREAD = 1.0
+"""Squared coefficient of variation that service times are taken to have."""
+
+
+class Split:
+    """weight ∝ speed for the best set, 0 for the rest; neutral where all are alike, and for who is unknown or stale."""
+
+    name = "split"
+
+    def __init__(self) -> None:
+        self._recent = Recent(_MEMORY, hold=True)
+
+    def decide(self, state: State) -> Vector:
+        recent = self._recent.observe(state)
+        fresh = state.age_seconds <= STALE_SECONDS
+        known = fresh & (recent.service_seconds > 0) & ~state.degraded
+        weight = np.where(state.degraded & fresh, 0.0, 1.0)
+        if known.sum() >= 2:
+            service, errors = expected(state, recent, known)
+            total = recent.total_per_second
+            weight[known] = best_split(service, recent.workers[known], errors, total)
+        best = weight.max(initial=0)
+        return weight / best if best > 0 else np.ones(len(state))
+
+
+def expected(state: State, recent: Averages, known: NDArray[np.bool_]) -> tuple[Vector, Vector]:
+    """float64 [known]: the service time and the error ratio that each is to be expected to have."""
+    service, errors = recent.service_seconds[known], recent.error_ratio[known]
+    noise = 1 / np.sqrt(recent.requests[known])
+    # Who fails is done early: that is no speed.
+    typical = float(np.median(service[errors <= errors.min() + 0.05]))
+    service = np.where(errors > 0.05, np.maximum(service, typical), service)
+    service = alike(service, _BAND + _NOISE * noise)
+    slowdown = np.where(state.gpu_throttled[known] > 0.5, THROTTLED_SLOWDOWN, 0.0)
+    slowdown = np.maximum(slowdown, np.where(state.gpu_memory_fault[known] > 0, FAULTY_SLOWDOWN, 0.0))
+    # What throttling does is expected until it shows.
+    service = np.maximum(service, typical * slowdown)
+    sure = np.maximum(errors - errors.min() - 0.01 - _NOISE * np.sqrt(errors * (1 - errors)) * noise, 0)
+    return service, sure
+
+
+def alike(service: Vector, band: Vector) -> Vector:
+    """float64 [instances]: those whose neighbours by size are within both their bands, in logarithms, are one group and get its
+    geometric mean."""
+    order = np.argsort(service, kind="stable")
+    logs = np.log(service[order])
+    apart = np.diff(logs) > np.minimum(band[order][1:], band[order][:-1])
+    group = np.concatenate([[0], np.cumsum(apart)])
+    out = np.empty(len(service))
+    out[order] = np.exp(np.bincount(group, logs) / np.bincount(group))[group]
+    return out
+
+
+def best_split(service: Vector, workers: Vector, errors: Vector, total: float) -> Vector:
+    """float64 [instances]: weights, the largest 1."""
+    price = service * (1 + ERROR_COST * errors)
+    order = np.argsort(price, kind="stable")
+    speed = workers / service
+    costs = {k: _cost(service[order[:k]], workers[order[:k]], errors[order[:k]], total) for k in _sizes(price[order])}
+    everyone = costs[len(service)]
+    k = min(costs, key=costs.__getitem__)
+    size = k if costs[k] <= everyone - _GAIN_MIN else len(service)
+    weight = np.zeros(len(service))
+    used = order[:size]
+    weight[used] = _loads(speed[used], total) * (1 - errors[used]) ** 2
+    return weight / weight.max() if weight.max() > 0 else np.ones(len(service))
+
+
+def _loads(speed: Vector, total: float) -> Vector:
+    """float64 [instances]: the loads at which one more request adds as much to the latency at each.
+
+    Bell and Stidham (1983): λ = μ − √μ × spare / Σ√μ.
+    """
+    room = float(speed.sum())
+    root = np.sqrt(speed)
+    load = speed - root * max(room - min(total, _FULL * room), 0) / root.sum()
+    return np.asarray(np.maximum(load, _LEAST * speed))
+
+
+def _sizes(price: Vector) -> list[int]:
+    """After how many of the rising prices the set may end: equals are in it together."""
+    ends = np.flatnonzero(np.diff(price) > 1e-9 * price[:-1]) + 1
+    return [*ends.tolist(), len(price)]
+
+
+def _cost(service: Vector, workers: Vector, errors: Vector, total: float) -> float:
+    """Logarithm of mean latency times 99th percentile, each as much dearer as there are errors.
+
+    The wait is Sakasegawa's (1977) for a queue before all workers, which the balancer's choices come near to; tails are exponential.
+    """
+    speed = workers / service
+    load, count = total / float(speed.sum()), float(workers.sum())
+    share = speed / speed.sum()
+    mean = float(share @ service)
+    full = min(load, _FULL)
+    wait = (
+        mean * (1 + _SPREAD) / 2 * full ** math.sqrt(2 * (count + 1)) / (count * (1 - full)) / full if full > 0 else 0.0
+    )
+    wait *= math.exp(min(50 * max(load - _FULL, 0), 50))
+    seen = service + wait
+    late = float((seen * np.log(np.maximum(100 * share, 1.01))).max())
+    return math.log(float(share @ seen)) + math.log(late) + 2 * math.log(1 + ERROR_COST * float(share @ errors))
+
+
+POLICY = Split

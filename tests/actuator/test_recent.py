@@ -1,0 +1,54 @@
+"""What policies remember: every request counts once, and what is not known adds nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.actuator.conftest import NAN, instance
+from trimtab.actuator.policy.recent import Recent, service
+from trimtab.actuator.state import State, by_model
+
+SECONDS = st.lists(
+    st.tuples(st.floats(0, 1e4), st.one_of(st.just(NAN), st.floats(1e-4, 100)), st.floats(0, 20)),
+    min_size=1,
+    max_size=30,
+)
+
+
+def state(*group: dict[str, float]) -> State:
+    [found] = by_model([instance(f"n/{k}", **known) for k, known in enumerate(group)])
+    return found
+
+
+@given(SECONDS)
+def test_the_mean_latency_is_that_of_the_requests(seconds: list[tuple[float, float, float]]) -> None:
+    recent, told = Recent(0.9), []
+    for age, (rate, latency, age_seconds) in enumerate(reversed(seconds)):
+        if rate > 0 and np.isfinite(latency) and age_seconds <= 10:
+            told.append((0.9**age * rate, latency))
+    for rate, latency, age_seconds in seconds:
+        found = recent.observe(
+            state({"requests_per_second": rate, "latency_mean_seconds": latency, "age_seconds": age_seconds})
+        )
+    if not told:
+        assert np.isnan(found.latency_seconds[0])
+        return
+    weights, latencies = zip(*told, strict=True)
+    assert found.latency_seconds[0] == pytest.approx(np.average(latencies, weights=weights), rel=1e-6)
+
+
+def test_the_gone_are_forgotten() -> None:
+    recent = Recent(0.9)
+    recent.observe(state({"requests_per_second": 1000.0, "latency_mean_seconds": 9.0}))
+    [other] = by_model([instance("n/9")])
+    recent.observe(other)
+    assert recent.observe(state({"requests_per_second": 1.0})).latency_seconds[0] == pytest.approx(0.02)
+
+
+def test_the_runtime_knows_the_service_time_best() -> None:
+    shared = {"latency_mean_seconds": 0.3, "in_flight": 2.0}
+    assert service(state(shared, shared | {"service_seconds": 0.05})).tolist() == pytest.approx([0.1, 0.05])
+    assert service(state({"latency_mean_seconds": 0.3, "service_seconds": 0.0, "in_flight": NAN})).tolist() == [0.3]
