@@ -92,7 +92,8 @@ def _run(scene: Scene, makers: Deciders, balancers: Balancers, seeds: int) -> Re
     from trimtab.actuator.replay.run import compare  # noqa: PLC0415 - needs numba
 
     parts = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*parts, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*parts, console=console, transient=True, disable=not console.is_terminal) as progress:
         # The first second of the first run waits for the compiler, where nothing is in its cache.
         task = progress.add_task("compiling the simulator, once", total=seeds * len(makers) * scene.seconds)
         doing = f"{len(makers)} policies, {seeds} seeds"

@@ -33,7 +33,6 @@ class Played:
     latency_seconds: Vector
     """float64 [requests]; of those that nobody has answered, how long they have waited at the end."""
     failed: NDArray[np.bool_]
-    answered: NDArray[np.bool_]
     second: NDArray[np.int64]
     """int64 [requests]: in which second it was answered; -1 for never."""
     instance: NDArray[np.int64]
@@ -60,7 +59,7 @@ def play(scenario: Scenario, decide: Decide, first: Vector, beat: Beat) -> Playe
         instance[numbers], second[numbers] = answers["instance"], tick.second
         now = decide(tick)
         beat()
-    return Played(arrived, latency, failed, second >= 0, second, instance, weights)
+    return Played(arrived, latency, failed, second, instance, weights)
 
 
 def deciders(

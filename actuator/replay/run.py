@@ -10,7 +10,7 @@ from trimtab.actuator.fleetsim.scenario import Balancers
 from trimtab.actuator.replay.fidelity import Figure, averaged, fidelity
 from trimtab.actuator.replay.play import AS_IT_WAS, Beat, first_weights, play
 from trimtab.actuator.replay.scene import Scene
-from trimtab.actuator.replay.verdict import Row, Run, judge, rows, usual_p95_seconds
+from trimtab.actuator.replay.verdict import Row, Run, before, judge, rows
 
 Deciders = Mapping[str, Callable[[], Decide]]
 """By name, what makes one who decides; `AS_IT_WAS` is the first."""
@@ -30,11 +30,11 @@ def compare(scene: Scene, deciders: Deciders, balancers: Balancers, seeds: int, 
     figures = []
     for seed in range(seeds):
         scenario = scene.scenario(seed, balancers)
-        p95_seconds = float("inf")
+        usual = None
         for name, make in deciders.items():
             played = play(scenario, make(), first_weights(scene, name), beat)
-            if name == AS_IT_WAS:
-                p95_seconds = usual_p95_seconds(scene, played)
+            if usual is None:
+                usual = before(scene, played)
                 figures.append(fidelity(scene, played))
-            runs[name].append(judge(scene, played, p95_seconds))
+            runs[name].append(judge(scene, played, usual))
     return Result(rows(scene, runs, AS_IT_WAS), averaged(figures))

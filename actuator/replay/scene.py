@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -75,10 +76,8 @@ def scene(recording: Recording) -> Scene:
     counts, gaps = arrivals(recording)
     cut = int(np.searchsorted(np.cumsum(counts), REQUESTS_MAX, side="right"))
     if cut <= recording.onset_second:
-        many = (
-            f"incident {recording.incident.id}: {counts[: recording.onset_second + 1].sum():,} requests until its onset"
-        )
-        raise TrimtabError(f"{many}; at most {REQUESTS_MAX:,} can be replayed")
+        many = f"{counts[: recording.onset_second + 1].sum():,} requests until its onset"
+        raise TrimtabError(f"incident {recording.incident.id}: {many}; at most {REQUESTS_MAX:,} can be replayed")
     known = usual(recording)
     mean = known.mean_service_seconds
     courses = [stretches(recording, known, k) for k in range(len(recording.instances))]
@@ -114,16 +113,13 @@ def _instance(recording: Recording, known: Usual, k: int) -> Instance:
 def _faults(recording: Recording, known: Usual, k: int, course: Sequence[Stretch], seconds: int) -> Iterator[Fault]:
     """A fault for each stretch that is not as usual."""
     incident = recording.incident
-    since = float(recording.onset_second)
     opened = (incident.opened_unix_ns - recording.origin_unix_ns) / 1e9
-    resolved = (
-        np.inf if incident.resolved_unix_ns is None else (incident.resolved_unix_ns - recording.origin_unix_ns) / 1e9
-    )
+    resolved = ((incident.resolved_unix_ns or math.inf) - recording.origin_unix_ns) / 1e9
     wrong = [s for s in course if s.first < seconds and (s.stuck or s.factor != 1 or s.error_ratio > 0)]
     about = k in recording.subjects
     if about and not wrong:
         # The policies are told of an incident, though nothing of it shows in what was recorded.
-        wrong = [Stretch(int(since), min(int(since) + 1, seconds))]
+        wrong = [Stretch(recording.onset_second, recording.onset_second + 1)]
     for s in wrong:
         last = s is wrong[-1]
         end = min(s.end, seconds)

@@ -74,7 +74,7 @@ def service_of(
     """
     requests = recording.requests[:, instance]
     values = recording.service_seconds[:, instance] if told else recording.latency_seconds[:, instance]
-    here = seconds & np.isfinite(values) & (requests > 0)
+    here = seconds & (values > 0) & (requests > 0)
     count = float(requests[here].sum())
     if count == 0:
         return np.nan, 0.0

@@ -21,8 +21,6 @@ _T = (
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045,
 )  # fmt: skip
 SEEDS_MAX = len(_T) + 1
-HIT_USUAL = 0.05
-"""By its definition, slower than the 95th percentile before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Run:
     p99_seconds: float
     errors: int
     hit: float
-    """Slower than the 95th percentile before the onset, or an error; beyond the share that was so before."""
+    """Slower than the 95th percentile before the onset, or an error; beyond the share that was so before. It may be negative."""
     first_change_seconds: float
     """When a weight first left neutral, after the onset; negative: before; NaN: never."""
     lowest_weight: float
@@ -71,20 +69,30 @@ class Row:
     lowest_instance: str
 
 
-def usual_p95_seconds(scene: Scene, played: Played) -> float:
-    """Of answers before the onset, when nobody had steered because of it."""
-    before = (played.arrived < scene.onset_second) & played.answered & ~played.failed
-    return float(np.quantile(played.latency_seconds[before], 0.95)) if before.any() else math.inf
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was usual before the onset, as it was; the same for all runs of a seed."""
+
+    p95_seconds: float
+    hit_share: float
+    """Of the requests: slower than that, or an error."""
 
 
-def judge(scene: Scene, played: Played, p95_seconds: float) -> Run:
-    """One run; `p95_seconds` is the same for all runs of a seed."""
+def before(scene: Scene, as_it_was: Played) -> Before:
+    """Infinity and 0 where no request was answered."""
+    here = as_it_was.arrived < scene.onset_second
+    latency, failed = as_it_was.latency_seconds[here], as_it_was.failed[here]
+    good = latency[~failed]
+    p95_seconds = float(np.quantile(good, 0.95)) if len(good) else math.inf
+    return Before(p95_seconds, float(_hit(latency, failed, p95_seconds).mean()) if len(latency) else 0.0)
+
+
+def judge(scene: Scene, played: Played, usual: Before) -> Run:
+    """One run."""
     here = played.arrived >= scene.onset_second
     latency, failed = played.latency_seconds[here], played.failed[here]
     good = latency[~failed]
-    before = played.arrived < scene.onset_second
-    usual = _share(_hit(played.latency_seconds[before], played.failed[before], p95_seconds))
-    hit = _hit(latency, failed, p95_seconds)
+    hit = _hit(latency, failed, usual.p95_seconds)
     weights = played.weights[scene.onset_second :]
     lowest = int(weights.min(axis=0).argmin())
     moved = np.flatnonzero((played.weights < NEUTRAL_MIN).any(axis=1))
@@ -93,7 +101,7 @@ def judge(scene: Scene, played: Played, p95_seconds: float) -> Run:
         mean_seconds=float(good.mean()) if len(good) else math.nan,
         p99_seconds=float(np.quantile(good, 0.99)) if len(good) else math.nan,
         errors=int(failed.sum()),
-        hit=float(hit.sum() - usual * len(hit)),
+        hit=float(hit.sum() - usual.hit_share * len(hit)),
         first_change_seconds=float(moved[0] - scene.onset_second) if len(moved) else math.nan,
         lowest_weight=float(weights[:, lowest].min()),
         lowest_instance=lowest,
@@ -135,7 +143,3 @@ def interval(values: Sequence[float]) -> Interval:
 
 def _hit(latency: Vector, failed: NDArray[np.bool_], p95_seconds: float) -> NDArray[np.bool_]:
     return np.asarray((latency > p95_seconds) | failed)
-
-
-def _share(values: NDArray[np.bool_]) -> float:
-    return float(values.mean()) if len(values) else HIT_USUAL

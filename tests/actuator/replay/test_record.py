@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trimtab import TrimtabError
-from trimtab.actuator.replay import record
+from trimtab.actuator.replay import cli, record
 from trimtab.actuator.replay.record import INSTANCES_MAX, read
 from trimtab.actuator.replay.verdict import SEEDS_MAX, interval
 from trimtab.actuator.replay.weights import recorded_weights
@@ -119,6 +119,10 @@ def test_a_name_cannot_leave_its_quotes() -> None:
     with pytest.raises(TrimtabError, match="no incident"):
         read(ask, "' OR 1=1 --")
     assert "id = ''' OR 1=1 --'" in asked[0]
+
+
+def test_the_command_offers_as_many_seeds_as_there_are_intervals() -> None:
+    assert cli.SEEDS_MAX == SEEDS_MAX
 
 
 def test_an_interval_holds_the_mean_as_often_as_it_says() -> None:
