@@ -76,9 +76,9 @@ def _head(scene: Scene, balancers: str, seeds: int) -> str:
 def _table(scene: Scene, rows: list[Row]) -> Table:
     out = Table(header_style="bold", box=None, pad_edge=False)
     out.add_column("policy", no_wrap=True)
-    for name in ("mean", "p99", "users hit", "than it was", "errors", "first did"):
+    for name in ("mean", "p99", "users hit", "than it was", "errors", "did at"):
         out.add_column(name, justify="right", no_wrap=True)
-    out.add_column("lowest weight")
+    out.add_column("lowest")
     best = min(rows, key=lambda row: row.hit.mean)
     for row in rows:
         style = "green" if row is best and _better(row) else "dim" if row.policy == AS_IT_WAS else ""
