@@ -26,7 +26,7 @@ class Breaker:
     """Told once a second what requests cost; says why weights must be neutral, or nothing.
 
     The reference is the dearer of the last 10 and the last 3 seconds at neutral weights: a fault that has just begun, and that
-    steering is about to answer, is part of the conditions. At neutral again, it is measured anew: where that is dearer still, a fault
+    steering is about to answer, is part of the conditions. At neutral again, it is measured anew: where that is no cheaper, a fault
     that grew was to blame and not the steering, and the breaker closes at once.
     """
 
@@ -68,11 +68,10 @@ class Breaker:
         self._steered.clear()
 
     def _innocent(self, now: float) -> bool:
-        """Whether neutral weights turned out to be dearer than the steering that they replaced."""
+        """Whether neutral weights turned out to be no cheaper than the steering that they replaced."""
         settled = now >= self._opened_at + _SETTLE_SECONDS + WINDOW_SECONDS
-        return settled and _cost(self._neutral, now - WINDOW_SECONDS) > self._tripped_cost * (
-            1 + self._settings.breaker_margin
-        )
+        neutral = _cost(self._neutral, now - WINDOW_SECONDS)
+        return settled and self._tripped_cost <= neutral * (1 + self._settings.breaker_margin)
 
     def _trip(self, now: float) -> str:
         cost = _cost(self._steered, now - WINDOW_SECONDS)
