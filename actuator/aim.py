@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trimtab.actuator.orders import Orders
 from trimtab.actuator.pace import HELD, Aim, join
-from trimtab.actuator.spare import Spare
+from trimtab.actuator.spare import Margins, Spare
 from trimtab.actuator.state import State, Vector
 
 ERRORS_SICK = 0.05
@@ -39,7 +39,7 @@ def aim(state: State, wished: Vector, ordered: Orders, spare: Spare, now: float)
         target[best] = 1
     rank = target + 2 * ~state.degraded
     fixed, cuts = np.where(free, 0, 1 - target), np.where(free, 1 - target, 0)
-    weight = np.where(free, 1 - spare.granted(fixed, cuts, rank, settings.capacity_margin / 2), ordered.weight)
+    weight = np.where(free, 1 - spare.granted(fixed, cuts, rank, Margins.of_old(settings)), ordered.weight)
     reasons = _reasons(state, wished, stale, bool(healthy.any()), settings.stale_seconds)
     for k in np.flatnonzero(best).tolist():
         reasons[k] = "best of the healthy: neutral"

@@ -15,10 +15,13 @@ MEMORY_SECONDS = 900.0
 BUSY_LEAST = 0.3
 """An instance that is less busy is believed to carry as much more as if it were that busy, and no more: from there on, what else it
 would run into is not seen. What it carries then shows whether there is more."""
-_SMOOTH_SECONDS = 5.0
 ERRORS_FAILING = 0.05
 """Who fails so often cannot carry what it gets."""
-_RATE, _BUSY, _ERRORS, _MEASURED, _MEASURED_AT, _LEAST, _LEAST_AT = range(7)
+_SMOOTH_SECONDS = 10.0
+_RISE_SECONDS = 3.0
+"""A load that rises is believed sooner than one that falls."""
+_RATE, _UTILISATION, _INSIDE, _QUEUE, _ERRORS, _MEASURED, _MEASURED_AT, _LEAST, _LEAST_AT = range(9)
+_NOTHING = np.asarray([np.nan, np.nan, np.nan, np.nan, 0, 0, -np.inf, 0, -np.inf])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,63 +47,73 @@ class Capacity:
 
     def __init__(self) -> None:
         self._memory: dict[str, Vector] = {}
+        self._load = math.nan
         self._last = -math.inf
 
     def observe(self, state: State, now: float, stale_seconds: float) -> Load:
         """What is known with this state; called about once a second. `now`: monotonic seconds."""
-        weight = 1 - math.exp(-max(0.0, now - self._last) / _SMOOTH_SECONDS)
-        self._last = now
-        nothing = np.asarray([np.nan, np.nan, 0, 0, -np.inf, 0, -np.inf])
-        rows = np.asarray([self._memory.get(i, nothing) for i in state.ids]).T
-        rate, share = state.requests_per_second, busy(state)
+        elapsed, self._last = max(0.0, now - self._last), now
+        weight = 1 - math.exp(-elapsed / _SMOOTH_SECONDS)
+        rows = np.asarray([self._memory.get(i, _NOTHING) for i in state.ids]).T
         fresh = state.age_seconds <= stale_seconds
-        seen = np.isfinite(rate + share) & fresh
-        for row, value in ((_RATE, rate), (_BUSY, share)):
+        rate, latency = state.requests_per_second, state.latency_seconds
+        inside = np.where(np.isnan(state.in_flight), rate * latency, state.in_flight)
+        # Smoothed before anything is made of them: a queue is there or not, and the greater of two noisy numbers is too great.
+        for row, value in ((_RATE, rate), (_UTILISATION, state.utilisation), (_INSIDE, inside), (_QUEUE, state.queue)):
             smooth = np.where(np.isnan(rows[row]), value, rows[row] + weight * (value - rows[row]))
-            rows[row] = np.where(seen, smooth, rows[row])
+            rows[row] = np.where(fresh, smooth, rows[row])
+        share = busy(rows[_UTILISATION], rows[_INSIDE], rows[_QUEUE], state.workers)
         # Who gets no requests fails none: what it did before is what it would do.
         told = np.isfinite(state.error_ratio) & fresh
         rows[_ERRORS] = np.where(told, state.error_ratio, rows[_ERRORS])
-        _conclude(rows, seen, now)
+        _conclude(rows, share, fresh & np.isfinite(rows[_RATE] + share), now)
         # What a degraded instance could not carry it cannot carry until it is well again, however little it gets meanwhile.
         rows[_MEASURED_AT] = np.where(state.degraded & (rows[_MEASURED] > 0), now, rows[_MEASURED_AT])
         self._memory = dict(zip(state.ids, rows.T.copy(), strict=True))
-        measured = np.where(now - rows[_MEASURED_AT] < MEMORY_SECONDS, rows[_MEASURED], 0)
-        least = np.where(now - rows[_LEAST_AT] < MEMORY_SECONDS, rows[_LEAST], 0)
-        low = np.maximum(measured, least)
-        high = np.where((measured > 0) & (measured >= least), measured, np.inf)
-        well = 1 - rows[_ERRORS]
-        high = np.where(rows[_ERRORS] >= ERRORS_FAILING, well * np.nan_to_num(rate), high)
-        return Load(float(np.nansum(rate)), low > 0, low * well, high)
+        return _load(rows, self._smooth(float(np.nansum(rate[fresh])), elapsed), now)
+
+    def _smooth(self, load: float, elapsed: float) -> float:
+        last = load if math.isnan(self._load) else self._load
+        self._load = last + (1 - math.exp(-elapsed / (_RISE_SECONDS if load > last else _SMOOTH_SECONDS))) * (
+            load - last
+        )
+        return self._load
 
 
-def busy(state: State) -> Vector:
+def busy(utilisation: Vector, inside: Vector, queue: Vector, workers: Vector) -> Vector:
     """The share of each instance that is busy, in (0, 1]; NaN where not known. The scarcest of its means counts.
 
-    Means are its CPU limit or GPU (`utilisation`), and its workers: by Little's law those at work are requests in flight less those that
-    wait. Where it is not known how many wait, c workers with L in flight are taken to be busy for min(L / c, L / (L + 1)): exact for
-    one worker and random arrivals (M/M/1), and a little too much for more.
+    `utilisation` is of its CPU limit or GPU, and `workers` those that can take a request. At work are as many of the requests
+    `inside` as do not wait in the `queue`. Where it is not known how many wait, c workers with L inside are taken to be busy for
+    min(L / c, L / (L + 1)): exact for one worker and random arrivals (M/M/1), and a little too much for more.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        inside = np.fmax(state.in_flight, state.requests_per_second * state.latency_seconds)
-        workers = np.where(state.workers > 0, state.workers, np.nan)
-        waiting_known = (inside - state.queue) / workers
-        by_workers = np.where(
-            np.isnan(state.queue), np.fmin(inside / workers, inside / (inside + 1)), np.maximum(waiting_known, 0)
-        )
+        workers = np.where(workers > 0, workers, np.nan)
+        at_most = np.fmin(inside / workers, np.where(np.isnan(workers), np.nan, inside / (inside + 1)))
+        by_workers = np.where(np.isnan(queue), at_most, np.maximum((inside - queue) / workers, 0))
         # More requests wait than are worked on: whatever it lacks, it is full.
-        full = np.where(np.isnan(workers) & (state.queue >= 1) & (state.queue > inside / 2), 1.0, np.nan)
-    share = np.fmax(np.fmax(state.utilisation, by_workers), full)
+        full = np.where(np.isnan(workers) & (queue >= 1) & (queue > inside / 2), 1.0, np.nan)
+    share = np.fmax(np.fmax(utilisation, by_workers), full)
     return np.minimum(np.where(share > 0, share, np.nan), 1)
 
 
-def _conclude(rows: Vector, seen: NDArray[np.bool_], now: float) -> None:
+def _conclude(rows: Vector, share: Vector, seen: NDArray[np.bool_], now: float) -> None:
     """Where an instance is busy enough its capacity is measured; else it is at least so much."""
-    enough = seen & (rows[_BUSY] >= BUSY_LEAST)
-    rows[_MEASURED] = np.where(enough, rows[_RATE] / np.maximum(rows[_BUSY], BUSY_LEAST), rows[_MEASURED])
+    enough = seen & (share >= BUSY_LEAST)
+    rows[_MEASURED] = np.where(enough, rows[_RATE] / np.maximum(share, BUSY_LEAST), rows[_MEASURED])
     rows[_MEASURED_AT] = np.where(enough, now, rows[_MEASURED_AT])
     rows[_LEAST] = np.where(enough, 0, rows[_LEAST])
     least = rows[_RATE] / BUSY_LEAST
     more = seen & ~enough & ((least >= rows[_LEAST]) | (now - rows[_LEAST_AT] >= MEMORY_SECONDS))
     rows[_LEAST] = np.where(more, least, rows[_LEAST])
     rows[_LEAST_AT] = np.where(more, now, rows[_LEAST_AT])
+
+
+def _load(rows: Vector, load: float, now: float) -> Load:
+    measured = np.where(now - rows[_MEASURED_AT] < MEMORY_SECONDS, rows[_MEASURED], 0)
+    least = np.where(now - rows[_LEAST_AT] < MEMORY_SECONDS, rows[_LEAST], 0)
+    low = np.maximum(measured, least)
+    high = np.where((measured > 0) & (measured >= least), measured, np.inf)
+    well = 1 - rows[_ERRORS]
+    high = np.where(rows[_ERRORS] >= ERRORS_FAILING, well * np.nan_to_num(rows[_RATE]), high)
+    return Load(load, low > 0, low * well, high)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.actuator.settings import GuardSettings
-from trimtab.actuator.spare import Spare
+from trimtab.actuator.spare import Margins, Spare
 from trimtab.actuator.state import Vector
 
 RETURN_SECONDS = 10.0
@@ -114,11 +114,11 @@ class Pace:
         return after
 
     def _bounded(self, aim: Aim, before: Vector, after: Vector, spare: Spare) -> Vector:
-        """As much of the way from `before` to `after` as may be. Cuts that are there already go first, and may use half of the margin."""
-        margin, free = self._settings.capacity_margin, ~aim.fixed
+        """As much of the way from `before` to `after` as may be. Cuts that are there already go first, and need less of a margin."""
+        old, new, free = Margins.of_old(self._settings), Margins.of_new(self._settings), ~aim.fixed
         cuts = np.where(free, 0, 1 - after)
-        cuts = cuts + spare.granted(cuts, np.where(free, 1 - np.maximum(before, after), 0), aim.rank, margin / 2)
-        cuts = cuts + spare.granted(cuts, np.where(free, np.maximum(before - after, 0), 0), aim.rank, margin)
+        cuts = cuts + spare.granted(cuts, np.where(free, 1 - np.maximum(before, after), 0), aim.rank, old)
+        cuts = cuts + spare.granted(cuts, np.where(free, np.maximum(before - after, 0), 0), aim.rank, new)
         return 1 - cuts
 
 

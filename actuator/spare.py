@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,25 @@ from trimtab.actuator.state import Vector
 
 STEPS = 64
 """In how many parts of what is wished for is granted."""
-RELIEF_MARGIN = 0.05
-"""The margin where an instance is relieved that gets more than it can carry: what it cannot answer is lost already."""
 _TINY = 1e-9
+
+
+class Margins(NamedTuple):
+    """How much more than the present load an instance must be able to carry."""
+
+    usual: float
+    relief: float
+    """Where one is relieved that gets more than it can carry: what it cannot answer is lost already."""
+
+    @classmethod
+    def of_new(cls, settings: GuardSettings) -> Margins:
+        """For what is to be taken away."""
+        return cls(settings.capacity_margin, settings.capacity_margin / 5)
+
+    @classmethod
+    def of_old(cls, settings: GuardSettings) -> Margins:
+        """For what is taken away already: less, so that a load that wavers moves nothing."""
+        return cls(settings.capacity_margin / 2, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +54,7 @@ class Spare:
         settings = self.settings
         return (settings.drained_share_max_spare if self.known else settings.drained_share_max) * self.size
 
-    def granted(self, kept: Vector, more: Vector, rank: Vector, margin: float) -> Vector:
+    def granted(self, kept: Vector, more: Vector, rank: Vector, margins: Margins) -> Vector:
         """As much of `more` as may be taken away on top of `kept`, the lowest rank first; arrays [instances].
 
         More is refused where it is not `affordable` with what is then taken away in all.
@@ -47,22 +64,21 @@ class Spare:
             return np.zeros_like(more)
         for parts in (np.ones(1), np.arange(STEPS - 1, 0, -1) / STEPS):  # most often all of it is affordable
             some = allot(more, rank, wanted * parts)
-            fine = np.flatnonzero(self.affordable(1 - kept - some, margin))
+            fine = np.flatnonzero(self.affordable(1 - kept - some, margins))
             if len(fine):
                 return np.asarray(some[fine[0]])
         return np.zeros_like(more)
 
-    def affordable(self, weight: Vector, margin: float) -> NDArray[np.bool_]:
-        """Whether no instance is pushed beyond what it can carry, of the present load and `margin` as much again.
+    def affordable(self, weight: Vector, margins: Margins) -> NDArray[np.bool_]:
+        """Whether no instance is pushed beyond what it can carry, of the present load and a margin.
 
-        `weight`: float64 [choices, instances]; bool [choices]. At neutral weights some may get more than they can carry: then others may
-        take it over, up to `RELIEF_MARGIN`. Balancers are taken to send requests in proportion to weights, and all instances to have
-        the same neutral weight.
+        `weight`: float64 [choices, instances]; bool [choices]. Balancers are taken to send requests in proportion to weights, and all
+        instances to have the same neutral weight.
         """
         load = self.load.requests_per_second
         relieves = ((load / self.size > self.load.high) & (weight < 1)).any(axis=-1)
-        fine = self._carried(weight, load * (1 + margin))
-        return fine | (relieves & self._carried(weight, load * (1 + RELIEF_MARGIN))) if relieves.any() else fine
+        fine = self._carried(weight, load * (1 + margins.usual))
+        return fine | (relieves & self._carried(weight, load * (1 + margins.relief))) if relieves.any() else fine
 
     def _carried(self, weight: Vector, load: float) -> NDArray[np.bool_]:
         limit = np.where(self.load.known, np.maximum(self.load.low, load / self.size) + _TINY * (1 + load), np.inf)

@@ -26,7 +26,8 @@ from trimtab.agent.wire import query_pb2 as pb
 TINY = 1e-6
 SETTLED_SECONDS = 60
 """After so long what an instance carries says what it can carry."""
-LAGGING_SECONDS = 8
+LAGGING_SECONDS = 20
+"""Until the load is known to a thousandth of what it rose by."""
 
 
 class Adversary:
@@ -139,7 +140,7 @@ class Laws(RuleBasedStateMachine):
         self.fleet = {f"n/{k}": Machine(capacity) for k, capacity in enumerate(capacities)}
         self.overrides: dict[str, pb.Override] = {}
         self.silent_since, self.hold = math.inf, ""
-        self.rate, self.rate_at = rate, 0.0
+        self.rate, self.rate_at, self.overloaded_at = rate, 0.0, -math.inf
         Adversary.clock, Adversary.manner = self.clock, manner
         self.pilot = Pilot(ActuatorSettings(policy="adversary", guard=bounds), self.clock)
         self.before = Before()
@@ -268,7 +269,8 @@ class Laws(RuleBasedStateMachine):
     def instances(self) -> list[pb.InstanceState]:
         out = []
         shares = self.shares(self.before.weight)
-        self.was_overloaded = any(shares[name] > one.capacity + TINY for name, one in self.fleet.items())
+        if any(shares[name] > one.capacity + TINY for name, one in self.fleet.items()):
+            self.overloaded_at = self.now
         for name, one in self.fleet.items():
             answered = min(shares[name], one.capacity)
             out.append(
@@ -357,7 +359,8 @@ class Laws(RuleBasedStateMachine):
         """Where all is known and has settled nobody is pushed beyond what it can carry, or its neutral share."""
         settled = all(one.seen and self.now - one.changed_at > SETTLED_SECONDS for one in self.fleet.values())
         well = all(self.fresh(name) and not one.errors for name, one in self.fleet.items())
-        if not settled or not well or ordered or self.was_overloaded or self.now - self.rate_at < LAGGING_SECONDS:
+        # Who gets more than it can carry answers less than comes: only then is it known how much that is.
+        if not settled or not well or ordered or self.now - max(self.rate_at, self.overloaded_at) < LAGGING_SECONDS:
             return
         if self.silent_since < math.inf:
             return
