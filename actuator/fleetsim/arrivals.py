@@ -44,7 +44,11 @@ class Stream:
             found.append(sums[:inside])
             # The gaps after the first that leads out of this second would be drawn again: only their sum matters.
             self._next = sums[inside] if inside < len(sums) else sums[-1] + self._gaps(1)[0]
-        times: Times = np.interp(np.concatenate(found), marks, edges)
+        sums = np.concatenate(found)
+        if len(rates) == 1:
+            times: Times = second + (sums - marks[0]) / rates[0] if len(sums) else sums
+        else:
+            times = np.interp(sums, marks, edges)
         return np.minimum(times, np.nextafter(second + 1.0, second))
 
     def _gaps(self, count: int) -> Times:

@@ -25,7 +25,7 @@ _30, _27, _31, _11 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(11)
 _TWO_TO_MINUS_53 = 2.0**-53
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def mix(z: Any) -> Any:
     """SplitMix64's output function, uint64 to uint64, a bijection."""
     z = (z ^ (z >> _30)) * _MIX_1
@@ -33,7 +33,7 @@ def mix(z: Any) -> Any:
     return z ^ (z >> _31)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def uniform(seed: int, stream: int, request: int, draw: int) -> float:
     """The draw-th number of a request, float64 in (0, 1)."""
     start = mix(np.uint64(seed) + np.uint64(stream + 1) * _WEYL)
@@ -41,9 +41,12 @@ def uniform(seed: int, stream: int, request: int, draw: int) -> float:
     return (np.float64(z >> _11) + 0.5) * _TWO_TO_MINUS_53
 
 
-@njit
-def work(seed: int, request: int, kind: int, mean: float, cv: float, quantiles: Any) -> float:
-    """Seconds that an instance of speed 1 needs for the request. `quantiles` float64 [q], read for kind QUANTILES only."""
+@njit(error_model="numpy")
+def work(seed: int, request: int, kind: int, mean: float, sigma: float, quantiles: Any) -> float:
+    """Seconds that an instance of speed 1 needs for the request.
+
+    `sigma` is that of the logarithm, read for kind LOGNORMAL only; `quantiles` float64 [q], for kind QUANTILES only.
+    """
     if kind == DETERMINISTIC:
         return mean
     u = uniform(seed, SERVICE, request, 0)
@@ -55,5 +58,4 @@ def work(seed: int, request: int, kind: int, mean: float, cv: float, quantiles: 
         return float(quantiles[low] + (place - low) * (quantiles[low + 1] - quantiles[low]))
     # Box and Muller (1958).
     normal = math.sqrt(-2 * math.log(u)) * math.cos(2 * math.pi * uniform(seed, SERVICE, request, 1))
-    variance = math.log1p(cv * cv)
-    return mean * math.exp(math.sqrt(variance) * normal - variance / 2)
+    return mean * math.exp(sigma * normal - sigma * sigma / 2)

@@ -20,13 +20,13 @@ _HAPROXY_SCALE = 16
 _REDRAWS_MAX = 16
 
 
-@njit
+@njit(error_model="numpy")
 def full(view: Any, i: int, limit: int) -> bool:
     """Whether the balancer may send no more to instance i."""
     return bool(0 < limit <= view[i].inflight)
 
 
-@njit
+@njit(error_model="numpy")
 def drawn(view: Any, u: float) -> int:
     """An instance by weight: the first whose cumulative weight is above u of the total. One weight must be above 0."""
     low, high = 0, len(view) - 1
@@ -40,12 +40,23 @@ def drawn(view: Any, u: float) -> int:
     return low
 
 
-@njit
+@njit(error_model="numpy")
+def any_room(view: Any, limit: int) -> bool:
+    """Whether some instance with a weight is not full."""
+    for i in range(len(view)):  # noqa: SIM110 (numba has no generators)
+        if view[i].weight > 0 and not full(view, i, limit):
+            return True
+    return False
+
+
+@njit(error_model="numpy")
 def round_robin(view: Any, balancer: Any, b: int, limit: int) -> int:
     """HAProxy's roundrobin: who is due first by turns of total / weight; the heaviest newcomer takes a turn in which nobody is due.
 
-    A full server loses its turn.
+    A full server loses its turn, unless all are full.
     """
+    if limit > 0 and not any_room(view, limit):
+        return -1
     total = view[len(view) - 1].cumulative
     for _ in range(2 * len(view)):
         due, fresh = -1, -1
@@ -72,7 +83,7 @@ def round_robin(view: Any, balancer: Any, b: int, limit: int) -> int:
     return -1
 
 
-@njit
+@njit(error_model="numpy")
 def leastconn(view: Any, limit: int) -> int:
     """HAProxy's leastconn: least (connections + 1) / weight, who has none before all others; who has waited longest of equals."""
     best, best_key = -1, 0
@@ -87,7 +98,7 @@ def leastconn(view: Any, limit: int) -> int:
     return best
 
 
-@njit
+@njit(error_model="numpy")
 def random2(view: Any, limit: int, seed: int, request: int) -> int:
     """HAProxy's random(2): two draws by weight, which may be the same; the first if it has fewer connections for its weight."""
     first = drawn(view, uniform(seed, PICK, request, 0))
@@ -97,7 +108,7 @@ def random2(view: Any, limit: int, seed: int, request: int) -> int:
     return -1 if full(view, chosen, limit) else chosen
 
 
-@njit
+@njit(error_model="numpy")
 def in_turn(view: Any, balancer: Any, b: int) -> int:
     """Plain round robin over who has a weight."""
     n = len(view)
@@ -109,7 +120,7 @@ def in_turn(view: Any, balancer: Any, b: int) -> int:
     return -1
 
 
-@njit
+@njit(error_model="numpy")
 def earliest_deadline(view: Any, balancer: Any, b: int, active: bool) -> int:
     """Envoy's EDF scheduler: who is due first, and again after 1 / weight; with `active`, after (active requests + 1) / weight."""
     due = -1
@@ -126,7 +137,7 @@ def earliest_deadline(view: Any, balancer: Any, b: int, active: bool) -> int:
     return due
 
 
-@njit
+@njit(error_model="numpy")
 def least_request(view: Any, balancer: Any, b: int, seed: int, request: int) -> int:
     """Envoy's LEAST_REQUEST: the better of two draws when weights are equal, else its EDF scheduler with active requests."""
     if not balancer[b].equal:
@@ -136,13 +147,13 @@ def least_request(view: Any, balancer: Any, b: int, seed: int, request: int) -> 
     return other if view[other].inflight < view[chosen].inflight else chosen
 
 
-@njit
+@njit(error_model="numpy")
 def ewma_now(view: Any, i: int, t: float) -> float:
     """Finagle's peak EWMA of instance i: it fades while nothing is heard."""
     return float(view[i].ewma * math.exp(-(t - view[i].ewma_time) / EWMA_SECONDS))
 
 
-@njit
+@njit(error_model="numpy")
 def heard(view: Any, i: int, t: float, latency: float) -> None:
     """An answer came: a peak counts at once, less fades in."""
     share = math.exp(-(t - view[i].ewma_time) / EWMA_SECONDS)
@@ -151,7 +162,7 @@ def heard(view: Any, i: int, t: float, latency: float) -> None:
     view[i].ewma_time = t
 
 
-@njit
+@njit(error_model="numpy")
 def ewma_cost(view: Any, i: int, t: float) -> float:
     """What a request to instance i is thought to cost; who was never heard of, and has something to answer, is dear."""
     pending = view[i].inflight
@@ -159,7 +170,7 @@ def ewma_cost(view: Any, i: int, t: float) -> float:
     return float(1e9 + pending if latency == 0 and pending > 0 else latency * (pending + 1))
 
 
-@njit
+@njit(error_model="numpy")
 def peak_ewma(view: Any, balancer: Any, b: int, t: float, seed: int, request: int) -> int:
     """Finagle's p2cPeakEwma: the cheaper of two different instances. It knows no weights: they only say how often one is drawn."""
     first = drawn(view, uniform(seed, PICK, request, 0))

@@ -29,7 +29,7 @@ from trimtab.actuator.fleetsim.views import hear_reports, judge, refresh, sweep
 (ROUND_ROBIN, LEASTCONN, RANDOM, RANDOM2, _, ENVOY_ROUND_ROBIN, LEAST_REQUEST, PEAK_EWMA, PREQUAL, ORCA) = range(10)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def choose(fleet: Any, b: int, t: float, request: int) -> int:
     """The instance that balancer b sends the request to; -1: it must wait, or there is none."""
     view, balancers, rules = fleet.views[b], fleet.balancers, fleet.rules
@@ -56,7 +56,7 @@ def choose(fleet: Any, b: int, t: float, request: int) -> int:
     return NOBODY if full(view, chosen, rules.limit) else chosen
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def leave(fleet: Any, s: int, i: int, t: float, failed: int) -> None:
     """The request in slot s leaves the system; i: who answered it, or -1."""
     slots, now, out = fleet.slots, fleet.now, fleet.out
@@ -69,7 +69,7 @@ def leave(fleet: Any, s: int, i: int, t: float, failed: int) -> None:
     now[0].free = s
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def answer(fleet: Any, s: int, i: int, t: float, failed: int) -> None:
     """Instance i answers the request in slot s, and its balancer takes note."""
     slots, instances, b = fleet.slots, fleet.instances, fleet.slots[s].balancer
@@ -92,7 +92,7 @@ def answer(fleet: Any, s: int, i: int, t: float, failed: int) -> None:
     leave(fleet, s, i, t, failed)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def serve(fleet: Any, i: int, w: int, t: float) -> None:
     """Worker w of instance i starts on the batch that it holds."""
     workers, slots, rules, instances = fleet.workers, fleet.slots, fleet.rules, fleet.instances
@@ -104,7 +104,7 @@ def serve(fleet: Any, i: int, w: int, t: float) -> None:
     else:
         longest, total, count = 0.0, 0.0, 0
         while s != NOBODY:
-            seconds = work(rules.seed, slots[s].number, rules.service, rules.mean, rules.cv, rules.quantiles)
+            seconds = work(rules.seed, slots[s].number, rules.service, rules.mean, rules.sigma, rules.quantiles)
             longest, total, count = max(longest, seconds), total + seconds, count + 1
             s = slots[s].next
         need = longest
@@ -119,7 +119,7 @@ def serve(fleet: Any, i: int, w: int, t: float) -> None:
         push(fleet.events, fleet.now, done, w)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def hold(fleet: Any, w: int, s: int) -> None:
     """Worker w adds the request in slot s to its batch."""
     fleet.slots[s].next = NOBODY
@@ -130,7 +130,7 @@ def hold(fleet: Any, w: int, s: int) -> None:
     fleet.workers[w].batch_tail = s
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def take(fleet: Any, i: int, t: float) -> None:
     """Idle workers of instance i take what is queued; one that could take more waits for it, and meanwhile no other takes any."""
     instances, slots = fleet.instances, fleet.slots
@@ -153,7 +153,7 @@ def take(fleet: Any, i: int, t: float) -> None:
             push(fleet.events, fleet.now, instances[i].gather_until, -1 - i)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def come(fleet: Any, i: int, s: int, t: float) -> bool:
     """The request in slot s reaches instance i; False: it is refused."""
     instances, slots = fleet.instances, fleet.slots
@@ -178,7 +178,7 @@ def come(fleet: Any, i: int, s: int, t: float) -> bool:
     return True
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def send(fleet: Any, b: int, i: int, s: int, t: float) -> None:
     """Balancer b sends the request in slot s to instance i."""
     slots, view = fleet.slots, fleet.views[b]
@@ -191,7 +191,7 @@ def send(fleet: Any, b: int, i: int, s: int, t: float) -> None:
         answer(fleet, s, i, t, 1)
 
 
-@njit
+@njit(error_model="numpy")
 def send_waiting(fleet: Any, b: int, i: int, t: float) -> None:
     """What waits in balancer b goes to instance i while that has room."""
     balancers, view = fleet.balancers, fleet.views[b]
@@ -201,14 +201,16 @@ def send_waiting(fleet: Any, b: int, i: int, t: float) -> None:
         send(fleet, b, i, s, t)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def arrive(fleet: Any, t: float, request: int) -> None:
-    """A request arrives at one of the balancers, by chance."""
+    """A request arrives at one of the balancers."""
     rules, slots, now, balancers = fleet.rules, fleet.slots, fleet.now, fleet.balancers
     s = now[0].free
     now[0].free = slots[s].next
     now[0].in_system += 1
-    b = int(uniform(rules.seed, ROUTE, request, 0) * len(balancers)) if len(balancers) > 1 else 0
+    b = request % len(balancers)
+    if not rules.in_turn and len(balancers) > 1:
+        b = int(uniform(rules.seed, ROUTE, request, 0) * len(balancers))
     slots[s].arrival, slots[s].number, slots[s].balancer = t, request, b
     if rules.ejection:
         sweep(fleet, b, t)
@@ -227,7 +229,7 @@ def arrive(fleet: Any, t: float, request: int) -> None:
         leave(fleet, s, NOBODY, t, 1)
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def done(fleet: Any, w: int, t: float) -> None:
     """Worker w finishes its batch, and goes on with what waits."""
     workers, instances, slots, i = fleet.workers, fleet.instances, fleet.slots, fleet.workers[w].instance
@@ -251,7 +253,7 @@ def done(fleet: Any, w: int, t: float) -> None:
                 send_waiting(fleet, b, i, t)
 
 
-@njit
+@njit(error_model="numpy")
 def waited(fleet: Any, i: int, t: float) -> None:
     """Instance i's batch may have waited long enough."""
     instances = fleet.instances
@@ -268,7 +270,7 @@ def waited(fleet: Any, i: int, t: float) -> None:
     take(fleet, i, t)
 
 
-@njit
+@njit(error_model="numpy")
 def begin(fleet: Any, t: float) -> None:
     """Weights in `instances.base`, load reports and newcomers take effect; last second's sums are cleared."""
     instances = fleet.instances
@@ -285,7 +287,7 @@ def begin(fleet: Any, t: float) -> None:
                 send_waiting(fleet, b, i, t)
 
 
-@njit
+@njit(error_model="numpy")
 def advance(fleet: Any, arrivals: Any, first: int, end: float) -> None:
     """Everything until `end`: `arrivals` float64 are times of requests `first` and on. Needs room in slots and out for them all."""
     events, now, instances = fleet.events, fleet.now, fleet.instances

@@ -24,12 +24,12 @@ def _sources() -> str:
 
 
 def _cached(sources: str) -> tuple[Callable[..., None], Callable[..., None]]:
-    @njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True, error_model="numpy")
     def begin(fleet: Any, t: float) -> str:
         engine.begin(fleet, t)
         return sources
 
-    @njit(cache=True, nogil=True)
+    @njit(cache=True, nogil=True, error_model="numpy")
     def advance(fleet: Any, arrivals: Any, first: int, end: float) -> str:
         engine.advance(fleet, arrivals, first, end)
         return sources

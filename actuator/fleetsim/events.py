@@ -7,7 +7,7 @@ from typing import Any
 from numba import njit
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def push(events: Any, now: Any, time: float, who: int) -> None:
     """There must be room: one event a worker, one an instance."""
     k = now[0].heap
@@ -21,7 +21,7 @@ def push(events: Any, now: Any, time: float, who: int) -> None:
     events[k].time, events[k].who = time, who
 
 
-@njit(forceinline=True)
+@njit(forceinline=True, error_model="numpy")
 def drop_first(events: Any, now: Any) -> None:
     """Forget the earliest event; there must be one."""
     size = now[0].heap - 1

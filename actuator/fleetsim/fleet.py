@@ -126,8 +126,10 @@ class Fleet:
     def _tick(self, asked: Vector, arrived: int) -> Tick:
         overhead, second = self.scenario.overhead_seconds, self._second - 1
         answers: Any = self._tables.out[: int(self._tables.now["out"][0])]
-        answers["latency"] += overhead
-        cost = self._ledger.add(answers["latency"], answers["failed"], answers["instance"])
+        if overhead:
+            answers["latency"] += overhead
+        columns = (np.ascontiguousarray(answers[name]) for name in ("latency", "failed", "instance"))
+        cost = self._ledger.add(*columns)
         joined = self._joins <= second
         told, age = self._telemetry.tell(np.where(joined, self._truth(), np.nan), self._second)
         faults = self.scenario.faults
@@ -170,7 +172,7 @@ class Fleet:
 
 def in_balancer_units(shares: Vector, balancer: str) -> Vector:
     """The weights that the actuator would write for these shares, by its own rule for HAProxy; for all balancers alike."""
-    algorithm = "leastconn" if balancer in {"leastconn", "central_queue"} else "random(2)"
+    algorithm = "leastconn" if balancer == "leastconn" else "random(2)"
     servers = [runtime.Server("", str(k), "", 1, 1, 1, True) for k in range(len(shares))]
     written = haproxy.weights(servers, shares.tolist(), algorithm, _WEIGHT_MIN)
     return np.array([float(runtime.WEIGHT_MAX) if w == "100%" else float(w) for w in written])

@@ -6,6 +6,7 @@ Rows and not columns, because an event touches many fields of few instances.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,10 +66,12 @@ class Rules(NamedTuple):
     algorithm: int
     limit: int
     """Requests that a balancer may have under way at an instance; 0: any."""
+    in_turn: bool
     ejection: bool
     service: int
     mean: float
-    cv: float
+    sigma: float
+    """Of the logarithm of a lognormal service time."""
     quantiles: NDArray[np.float64]
 
 
@@ -102,12 +105,13 @@ def rules_of(s: Scenario) -> Rules:
     central = s.balancers.name == "central_queue"
     return Rules(
         seed=s.seed,
-        algorithm=BALANCERS.index("leastconn" if central else s.balancers.name),
+        algorithm=BALANCERS.index("round_robin" if central else s.balancers.name),
         limit=s.balancers.connections_max or int(central),
+        in_turn=s.balancers.in_turn,
         ejection=s.balancers.outlier_ejection,
         service=SERVICES.index(s.service.kind),
         mean=float(s.service.mean_seconds),
-        cv=float(s.service.cv),
+        sigma=math.sqrt(math.log1p(s.service.cv**2)),
         quantiles=np.array(s.service.quantiles_seconds or (0, 0), dtype=np.float64),
     )
 

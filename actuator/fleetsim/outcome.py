@@ -66,12 +66,12 @@ class Ledger:
 
     def add(self, latency: Vector, failed: Vector, instance: Vector) -> float:
         """The requests that left the system in one second, each array [requests]; returns what one cost."""
-        fine = latency[failed == 0]
+        fine = latency[failed == 0] if failed.any() else latency
         self._requests += len(latency)
         self._errors += len(latency) - len(fine)
         self._good += int((fine <= self._slo_seconds).sum())
         self._sum += float(fine.sum())
-        self._by_instance += np.bincount(instance[instance >= 0], minlength=len(self._by_instance))
+        self._by_instance += np.bincount(instance + 1, minlength=len(self._by_instance) + 1)[1:]
         self._keep(fine)
         self._costs.append(cost_seconds(latency, failed))
         return self._costs[-1]

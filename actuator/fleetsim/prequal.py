@@ -24,20 +24,20 @@ _FADE = 0.2
 """What the newest latency counts in the average of its bucket."""
 
 
-@njit
+@njit(error_model="numpy")
 def pool_places(instances: int) -> int:
     """m"""
     return min(POOL_MAX, max(2, instances // 2))
 
 
-@njit
+@njit(error_model="numpy")
 def reuses(instances: int) -> float:
     """b_reuse = max(1, (1 + delta) / ((1 - m / n) r_probe - r_remove)) with delta = 1."""
     spare = (1 - pool_places(instances) / instances) * PROBES - 1
     return max(1.0, 2 / spare) if spare > 0 else 4.0
 
 
-@njit
+@njit(error_model="numpy")
 def hot_from(rif_counts: Any, b: int, seen: int) -> int:
     """The least RIF that is hot: the Q_RIF quantile of what probes lately found is the greatest that is cold."""
     total = min(seen, RECENT_RIFS)
@@ -49,7 +49,7 @@ def hot_from(rif_counts: Any, b: int, seen: int) -> int:
     return RIF_BUCKETS
 
 
-@njit
+@njit(error_model="numpy")
 def drop(pool: Any, balancers: Any, b: int, k: int) -> None:
     """Take one probe out; the order of the others, oldest first, stays."""
     balancers[b].probes -= 1
@@ -57,7 +57,7 @@ def drop(pool: Any, balancers: Any, b: int, k: int) -> None:
         pool[j] = pool[j + 1]
 
 
-@njit
+@njit(error_model="numpy")
 def best(pool: Any, count: int, hot: int) -> int:
     """The cold probe with the least latency, or, when all are hot, the one with the least RIF."""
     chosen = 0
@@ -74,7 +74,7 @@ def best(pool: Any, count: int, hot: int) -> int:
     return chosen
 
 
-@njit
+@njit(error_model="numpy")
 def worst(pool: Any, count: int, hot: int) -> int:
     """The hot probe with the greatest RIF, or, when none is hot, the one with the greatest latency."""
     chosen = 0
@@ -91,7 +91,7 @@ def worst(pool: Any, count: int, hot: int) -> int:
     return chosen
 
 
-@njit
+@njit(error_model="numpy")
 def latency_at(rif_latency: Any, i: int, rif: int) -> float:
     """What instance i lately took when it had about so many in flight; 0 when it is not known, so that it is tried."""
     for off in range(RIF_BUCKETS):
@@ -101,7 +101,7 @@ def latency_at(rif_latency: Any, i: int, rif: int) -> float:
     return 0.0
 
 
-@njit
+@njit(error_model="numpy")
 def answered(rif_latency: Any, i: int, rif: int, latency: float) -> None:
     """Instance i notes what a request took that came as the rif-th in flight."""
     bucket = min(rif, RIF_BUCKETS - 1)
@@ -109,7 +109,7 @@ def answered(rif_latency: Any, i: int, rif: int, latency: float) -> None:
     rif_latency[i, bucket] = latency if math.isnan(before) else before + _FADE * (latency - before)
 
 
-@njit
+@njit(error_model="numpy")
 def probe(fleet: Any, b: int, t: float, request: int) -> None:
     """Ask some instances, drawn by weight, how they are."""
     pool, places = fleet.probes[b], pool_places(len(fleet.instances))
@@ -130,7 +130,7 @@ def probe(fleet: Any, b: int, t: float, request: int) -> None:
         fleet.balancers[b].rifs_seen += 1
 
 
-@njit
+@njit(error_model="numpy")
 def prequal(fleet: Any, b: int, t: float, request: int) -> int:
     """The choice for one query, and its probes."""
     pool, balancers, seed = fleet.probes[b], fleet.balancers, fleet.rules.seed

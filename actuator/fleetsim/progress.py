@@ -18,7 +18,7 @@ _STEP_SECONDS = 1e-9
 """Less than this is no step: float64 tells no less apart late in a long run."""
 
 
-@njit
+@njit(error_model="numpy")
 def pace(instances: Any, faults: Any, i: int, t: float) -> tuple[float, float, float, float]:
     """Work a second, until when it stays so, and the quota and period of the CPU bandwidth control; quota 0: none."""
     rate, until, quota, period = instances[i].speed, math.inf, 0.0, 0.0
@@ -48,7 +48,7 @@ def pace(instances: Any, faults: Any, i: int, t: float) -> tuple[float, float, f
     return rate, until, quota, period
 
 
-@njit
+@njit(error_model="numpy")
 def finish(instances: Any, workers: Any, faults: Any, w: int, start: float, work: float) -> float:
     """When worker w is done with `work` seconds (at speed 1) that it starts at `start`; infinity: never. Spends w's quota."""
     i = workers[w].instance
@@ -82,7 +82,7 @@ def finish(instances: Any, workers: Any, faults: Any, w: int, start: float, work
         t = until
 
 
-@njit
+@njit(error_model="numpy")
 def failure(instances: Any, faults: Any, seed: int, i: int, t: float, request: int) -> float:
     """Seconds until instance i answers the request with an error instead of serving it; 0: it serves it."""
     for f in range(instances[i].fault_first, instances[i].fault_last):
@@ -96,7 +96,7 @@ def failure(instances: Any, faults: Any, seed: int, i: int, t: float, request: i
     return 0.0
 
 
-@njit
+@njit(error_model="numpy")
 def warming(instances: Any, faults: Any, i: int, t: float, requests: int) -> float:
     """By how much a cold start that lasts for a number of requests makes this work longer; counts them."""
     factor = 1.0

@@ -124,13 +124,15 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Balancers:
-    """`count` load balancers of one kind, each with a part of the requests by chance, that see only what they sent themselves."""
+    """`count` load balancers of one kind, each with a part of the requests, that see only what they sent themselves."""
 
     name: str = "random2"
     count: int = 1
     connections_max: int = 0
     """Requests that each may have under way at an instance; the others wait in the balancer (HAProxy's `maxconn`). 0: no limit, but 1 for
-    "central_queue", which is "leastconn" with such a limit."""
+    "central_queue", which is "round_robin" with such a limit."""
+    in_turn: bool = False
+    """They get requests in turn, as from a load generator, and not by chance, as from many clients."""
     outlier_ejection: bool = False
     """Envoy's outlier detection, with its defaults."""
 

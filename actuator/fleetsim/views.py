@@ -21,13 +21,13 @@ SUCCESS_HOSTS_MIN, SUCCESS_REQUESTS_MIN, SUCCESS_DEVIATIONS = 5, 100, 1.9
 BLACKOUT_SECONDS, EXPIRY_SECONDS, ERROR_PENALTY = 10.0, 180.0, 1.0
 
 
-@njit
+@njit(error_model="numpy")
 def ejected(view: Any, i: int) -> bool:
     """Whether instance i is: until the sweep after its time is over."""
     return bool(view[i].ejected_until > -math.inf)
 
 
-@njit
+@njit(error_model="numpy")
 def refresh(fleet: Any, b: int, t: float) -> None:
     """Put weights into effect: 0 for who is not there yet, drained or ejected.
 
@@ -62,7 +62,7 @@ def refresh(fleet: Any, b: int, t: float) -> None:
         _replan(fleet, b, total)
 
 
-@njit
+@njit(error_model="numpy")
 def _requeue(view: Any, clock: float, i: int, weight: float) -> None:
     """Who comes back starts anew in round robin."""
     if view[i].weight <= 0 < weight:
@@ -70,7 +70,7 @@ def _requeue(view: Any, clock: float, i: int, weight: float) -> None:
         view[i].last = clock
 
 
-@njit
+@njit(error_model="numpy")
 def _replan(fleet: Any, b: int, total: float) -> None:
     """Weights changed: move turns as HAProxy does, or build Envoy's schedule anew."""
     view, balancers, rules = fleet.views[b], fleet.balancers, fleet.rules
@@ -97,7 +97,7 @@ def _replan(fleet: Any, b: int, total: float) -> None:
         earliest_deadline(view, balancers, b, active)
 
 
-@njit
+@njit(error_model="numpy")
 def eject(fleet: Any, b: int, i: int, t: float) -> None:
     """Unless a tenth are ejected; one always may be."""
     view, out = fleet.views[b], 0
@@ -111,7 +111,7 @@ def eject(fleet: Any, b: int, i: int, t: float) -> None:
     refresh(fleet, b, t)
 
 
-@njit
+@njit(error_model="numpy")
 def judge(fleet: Any, b: int, i: int, t: float, failed: int) -> None:
     """An answer came, good or bad."""
     view = fleet.views[b]
@@ -122,7 +122,7 @@ def judge(fleet: Any, b: int, i: int, t: float, failed: int) -> None:
         eject(fleet, b, i, t)
 
 
-@njit
+@njit(error_model="numpy")
 def sweep(fleet: Any, b: int, t: float) -> None:
     """Every 10 s: ejections end, and who succeeds less often than mean - 1.9 deviations is ejected. Call before any choice."""
     view, balancers = fleet.views[b], fleet.balancers
@@ -150,7 +150,7 @@ def sweep(fleet: Any, b: int, t: float) -> None:
     refresh(fleet, b, t)
 
 
-@njit
+@njit(error_model="numpy")
 def hear_reports(fleet: Any, b: int, t: float) -> None:
     """gRFC A58, every second: weight = qps / (utilisation + eps / qps * penalty), from who answered; over the last second."""
     view, instances = fleet.views[b], fleet.instances
@@ -165,7 +165,7 @@ def hear_reports(fleet: Any, b: int, t: float) -> None:
         view[i].last_report = t
 
 
-@njit
+@njit(error_model="numpy")
 def _orca_known(view: Any, i: int, t: float) -> bool:
     if math.isnan(view[i].first_report):
         return False
@@ -175,7 +175,7 @@ def _orca_known(view: Any, i: int, t: float) -> bool:
     return bool(t >= view[i].first_report + BLACKOUT_SECONDS)
 
 
-@njit
+@njit(error_model="numpy")
 def _orca_mean(view: Any, t: float) -> float:
     """Of the known weights; NaN when fewer than two are known, and all are equal."""
     total, known = 0.0, 0
@@ -185,7 +185,7 @@ def _orca_mean(view: Any, t: float) -> float:
     return total / known if known >= 2 else math.nan
 
 
-@njit
+@njit(error_model="numpy")
 def _orca_weight(view: Any, i: int, t: float, mean: float) -> float:
     if math.isnan(mean):
         return 1.0

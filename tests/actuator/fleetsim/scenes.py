@@ -52,6 +52,7 @@ balancers = st.builds(
     name=st.sampled_from(BALANCERS),
     count=st.integers(1, 4),
     connections_max=st.sampled_from((0, 0, 1, 3)),
+    in_turn=st.booleans(),
     outlier_ejection=st.booleans(),
 )
 

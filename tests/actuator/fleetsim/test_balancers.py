@@ -200,5 +200,18 @@ def test_connections_are_limited_and_the_rest_waits_in_the_balancer() -> None:
 def test_weights_are_written_as_the_actuator_writes_them() -> None:
     assert in_balancer_units(np.array([1.0, 0.5, 0.001, 0.0]), "random2").tolist() == [256, 128, 1, 0]
     assert in_balancer_units(np.array([1.0, 1.0]), "leastconn").tolist() == [256, 256]
-    assert in_balancer_units(np.array([1.0, 0.005]), "central_queue").tolist() == [256, 0]
+    assert in_balancer_units(np.array([1.0, 0.005]), "leastconn").tolist() == [256, 0]
     assert in_balancer_units(np.array([0.0, 0.0]), "random2").tolist() == [1, 1]
+
+
+def test_several_balancers_each_have_their_own_view() -> None:
+    """In turn, each of two begins its own round with the first instance."""
+    times = tuple(0.1 * (k + 1) for k in range(8))
+    scenario = Scenario(
+        seconds=2,
+        arrivals=Arrivals(kind="recorded", times_seconds=times),
+        balancers=Balancers("round_robin", count=2, in_turn=True),
+    )
+    _, ticks = run(scenario)
+    answers = np.concatenate([t.answers for t in ticks])
+    assert answers["instance"][np.argsort(answers["number"])].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

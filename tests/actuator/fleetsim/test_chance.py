@@ -56,7 +56,9 @@ def test_streams_and_requests_are_independent() -> None:
 )
 def test_service_times(service: Service, mean: float, cv: float) -> None:
     rules = layout.rules_of(Scenario(service=service))
-    drawn = np.array([chance.work(1, r, rules.service, rules.mean, rules.cv, rules.quantiles) for r in range(40_000)])
+    drawn = np.array(
+        [chance.work(1, r, rules.service, rules.mean, rules.sigma, rules.quantiles) for r in range(40_000)]
+    )
     assert drawn.mean() == pytest.approx(mean, rel=0.01)
     assert drawn.std() / drawn.mean() == pytest.approx(cv, abs=0.02)
     assert service.expected_seconds == pytest.approx(mean)
