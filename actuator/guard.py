@@ -21,6 +21,8 @@ from trimtab.agent.clock import Clock
 
 MEASURE_SECONDS = 5.0
 """A model is first seen at neutral weights: the breaker compares with that."""
+NEUTRAL_NEARLY = 0.9
+"""Weights above this are as good as neutral to the breaker: while they begin to move, it still learns what neutral costs under the fault."""
 SILENCE_SECONDS = 5.0
 """After so long without a heartbeat the dead man's switch has put weights back to neutral."""
 
@@ -72,7 +74,7 @@ class Guard:
         if self._clock.monotonic() - now > SILENCE_SECONDS:
             hold = f"the policy took over {SILENCE_SECONDS:.0f} s: neutral"
         if not self._trial.neutral:
-            hold = hold or self._breaker.judge(state, self._real and bool((before < 1).any()))
+            hold = hold or self._breaker.judge(state, self._real and bool((before < NEUTRAL_NEARLY).any()))
         if not hold and now < self._since + MEASURE_SECONDS:
             hold = "measuring at neutral weights first"
         load = self._capacity.observe(state, now, self._settings.stale_seconds)
