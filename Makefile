@@ -10,7 +10,7 @@ PIP_ARGS ?=
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 APT_PACKAGES := haproxy python3-bpfcc openjdk-17-jre-headless python3-venv iproute2 gcc libc6-dev systemd openssl e2fsprogs
 
-.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca bench-routing-real campaign lint proto docs deb test-deb venv apt clean
+.PHONY: demo test test-kernels bench-agent bench-collector bench-detect bench-rca bench-routing bench-routing-real campaign lint proto docs deb test-deb venv apt clean
 
 demo: apt venv
 	$(SUDO) $(BIN)/python -m tests.e2e.demo $(ARGS)
@@ -52,6 +52,10 @@ bench-detect: apt venv
 # The root causes of published incidents (docs/rootcause.md): ARGS="--data DIR".
 bench-rca: apt venv
 	@$(BIN)/python -m tests.bench.rca $(ARGS)
+
+# Every policy over every balancer in the fleet simulator (docs/routing-simulated.md): ARGS=--quick takes under 50 s.
+bench-routing: apt venv
+	@$(BIN)/python -m tests.bench.routing $(ARGS)
 
 # Routing on a real fleet, beside what balancers do by themselves (docs/routing-measured.md): ARGS="--pairs 5 --scenarios slow,quota --resume FILE".
 # ARGS=--quick takes under three minutes; all of it some seven hours.

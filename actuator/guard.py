@@ -22,7 +22,7 @@ from trimtab.agent.clock import Clock
 MEASURE_SECONDS = 5.0
 """A model is first seen at neutral weights: the breaker compares with that."""
 NEUTRAL_NEARLY = 0.9
-"""Weights above this are as good as neutral to the breaker: while they begin to move, it still learns what neutral costs under the fault."""
+"""Weights above this are as good as neutral to the breaker: while they begin to move, it still learns what neutral costs under a fault."""
 SILENCE_SECONDS = 5.0
 """After so long without a heartbeat the dead man's switch has put weights back to neutral."""
 

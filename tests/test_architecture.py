@@ -62,12 +62,12 @@ def test_the_agent_is_light() -> None:
 
 
 def test_the_actuator_does_not_need_its_simulator() -> None:
-    """A load balancer's host has neither numba nor gymnasium."""
-    apart = {"fleetsim", "replay"}
+    """A load balancer's host has neither numba nor gymnasium, and no PyTorch."""
+    apart = {"fleetsim", "replay", "tune"}
     for path in sources("actuator"):
         if path.parent.name not in apart:
             for name in imports(path):
-                simulator = name.split(".")[0] in {"numba", "gymnasium"} or bool(apart & set(name.split(".")))
+                simulator = name.split(".")[0] in {"numba", "gymnasium", "torch"} or bool(apart & set(name.split(".")))
                 assert not simulator, f"{path.relative_to(ROOT)} imports {name}"
 
 

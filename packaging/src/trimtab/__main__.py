@@ -32,6 +32,7 @@ class _Lazy(click.Group):
         "lookback": "trimtab.detector.lookback_cli:lookback",
         "replay": "trimtab.actuator.replay.cli:replay",
         "weights": "trimtab.actuator.cli:weights",
+        "tune": "trimtab.actuator.tune.cli:tune",
         "backup": "trimtab.collector.backup_cli:backup",
         "doctor": "trimtab.doctor:doctor",
     }
