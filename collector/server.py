@@ -60,15 +60,19 @@ Views = Callable[[QueryStub, Clock], Mapping[str, Page]]
 """Makes pages, by their paths, out of answers to questions."""
 
 
+def _no_views(_query: QueryStub, _clock: Clock) -> Mapping[str, Page]:
+    return {}
+
+
 def run(
     settings: CollectorSettings,
     tls: Tls,
     state: Path,
     clock: Clock,
     analysis: Analysis | Apart,
-    views: Views,
     stop: threading.Event,
     beat: Callable[[], None],
+    views: Views = _no_views,
 ) -> None:
     """Serve until `stop` is set. Calls `beat` when it serves, and whenever the writer has gone on since.
 
@@ -104,7 +108,7 @@ class Collector:
         state: Path,
         clock: Clock,
         analysis: Analysis | Apart,
-        views: Views = lambda _query, _clock: {},
+        views: Views = _no_views,
     ) -> None:
         """Take the port and the database. Raises TrimtabError."""
         self._port = Port(settings.listen, tls, "collector.listen", settings.agents_max + CONNECTIONS_SPARE)

@@ -54,7 +54,7 @@ def collector(settings: Settings, state: Path | None) -> None:
 
     notify, own = Notify(os.environ), settings.collector
     stop, beat = _until_told(notify), _beat(notify, "collector", f"listens on {own.listen}")
-    run(own, settings.tls, _own(state, "collector"), SystemClock(), Apart(command(settings)), pages, stop, beat)
+    run(own, settings.tls, _own(state, "collector"), SystemClock(), Apart(command(settings)), stop, beat, pages)
 
 
 @click.command()
