@@ -168,7 +168,11 @@ def test_from_the_command_to_the_balancer_through_restarts(balancer: MakeBalance
         port = collector.port
         actuator = Actuator(be, Address(port), tmp_path)  # type: ignore[arg-type]
         try:
-            until(lambda: query.Decisions(pb.DecisionsRequest()).decisions, 20, "the actuator decides")
+            until(
+                lambda: any(d.weights for d in query.Decisions(pb.DecisionsRequest()).decisions),
+                20,
+                "it has heard of the fleet",
+            )
             said = trimtab(port, "set", first, "0.5", "--for", "1h", "--reason", "new card")
             assert f"{first} has weight 0.5 until 20" in said
             until(lambda: be.weights() == [128, 256, 256], 5, "the balancer follows")
