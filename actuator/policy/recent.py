@@ -9,6 +9,8 @@ import numpy as np
 from trimtab.actuator.state import State, Vector
 
 STALE_SECONDS = 10.0
+HOLD_SECONDS = 300
+"""Who has told nothing for longer may be well again, and is as good as unknown: it gets requests by which that is seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,20 @@ class Recent:
     """Averages with a memory that fades; instances that are gone are forgotten."""
 
     def __init__(self, memory: float, hold: bool = False) -> None:
-        """`memory` in (0, 1): what a second is worth a second later. With `hold` it fades only as news come: of who is drained what was
-        known last."""
+        """`memory` in (0, 1): what a second is worth a second later. With `hold` it fades only as news come: of who is drained is known
+        what was known last, for `HOLD_SECONDS`."""
         self._memory, self._hold = memory, hold
         self._sums: dict[str, Vector] = {}
+        self._quiet: dict[str, int] = {}
+        """For how many seconds there has been no news."""
         self._total = self._seconds = 0.0
 
     def observe(self, state: State) -> Averages:
         """Called once a second. What is older than `STALE_SECONDS` adds nothing."""
         rate = state.requests_per_second
         known = np.isfinite(rate) & (rate > 0) & (state.age_seconds <= STALE_SECONDS)
+        self._quiet = {i: 0 if k else self._quiet.get(i, 0) + 1 for i, k in zip(state.ids, known.tolist(), strict=True)}
+        self._sums = {i: sums for i, sums in self._sums.items() if self._quiet.get(i, 0) <= HOLD_SECONDS}
         rate = np.where(known, rate, 0)
         rows = [np.where(known, 1.0, 0), rate]
         for values in (

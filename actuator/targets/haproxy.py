@@ -80,7 +80,8 @@ def weights(servers: Sequence[Server], shares: Sequence[float], algorithm: str, 
     """
     static = algorithm in STATIC
     least = weight_min if static or algorithm in COARSE else 0.0
-    drained = [share <= least for share in shares]
+    # A weight that was moved there step by step is not quite the least.
+    drained = [share <= least + 1e-9 for share in shares]
     if not any(s.usable and s.initial and not out for s, out in zip(servers, drained, strict=True)):
         drained = [False] * len(servers)
     if static:

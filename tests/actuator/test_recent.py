@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.actuator.conftest import NAN, instance
-from trimtab.actuator.policy.recent import Recent, service
+from trimtab.actuator.policy.recent import HOLD_SECONDS, Recent, service
 from trimtab.actuator.state import State, by_model
 
 SECONDS = st.lists(
@@ -52,3 +52,12 @@ def test_the_runtime_knows_the_service_time_best() -> None:
     shared = {"latency_mean_seconds": 0.3, "in_flight": 2.0}
     assert service(state(shared, shared | {"service_seconds": 0.05})).tolist() == pytest.approx([0.1, 0.05])
     assert service(state({"latency_mean_seconds": 0.3, "service_seconds": 0.0, "in_flight": NAN})).tolist() == [0.3]
+
+
+def test_of_who_is_drained_the_last_is_known_for_a_while() -> None:
+    recent = Recent(0.9, hold=True)
+    recent.observe(state({"latency_mean_seconds": 9.0}))
+    silent = state({"requests_per_second": 0.0, "latency_mean_seconds": NAN})
+    course = [recent.observe(silent).latency_seconds[0] for _ in range(HOLD_SECONDS + 1)]
+    assert course[:-1] == [9.0] * HOLD_SECONDS
+    assert np.isnan(course[-1])

@@ -26,8 +26,6 @@ from trimtab.actuator.policy import POLICIES
 
 QUICK = ("slow3", "fail30", "healthy")
 POLICIES_DEFAULT = tuple(name for name in POLICIES if name != "neutral")
-BY_BALANCERS = {True: "leastconn", False: "random2"}
-"""The balancer that docs/routing.md recommends: with one of them, and with several."""
 
 
 @lru_cache(maxsize=1)
@@ -117,7 +115,7 @@ def _summary(all_figures: dict[str, dict[str, Any]], policy: str) -> dict[str, A
     gathered: dict[str, list[float]] = defaultdict(list)
     for name, found in all_figures.items():
         row = _rows()[name]
-        mine = found[f"{policy} on {BY_BALANCERS[row.balancers == 1]}"]
+        mine = found[f"{policy} on {recommended(row)}"]
         if row.compare == "headroom":
             gathered["p99_vs_best_classical"].append(mine["p99_vs_best_classical"])
             gathered["mean_vs_best_classical"].append(mine["mean_vs_best_classical"])
@@ -145,6 +143,11 @@ def _summary(all_figures: dict[str, dict[str, Any]], policy: str) -> dict[str, A
         out[key] = round(float(kind(values)), 4)
     taken = [out[k] for k in ("mean_headroom_taken", "p99_headroom_taken") if k in out]
     return out | ({"headroom_taken": min(taken)} if taken else {})
+
+
+def recommended(row: Row) -> str:
+    """The balancer that docs/routing.md recommends: a queue of its own, but where batches need several requests at the instance."""
+    return "leastconn" if row.base.instances[0].batch_max > 1 else "central_queue"
 
 
 def _geometric(values: Sequence[float]) -> float:
