@@ -18,6 +18,7 @@ from trimtab.actuator.tune.fleets import fleet
 
 HELD_OUT, MARGINS = 1_000_003, 1_000_033
 """Seeds of the fleets that are scored on, and of those on which the margin is chosen."""
+_SURE = 2.0
 MARGIN_CHOICES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
@@ -59,10 +60,12 @@ def score(network: Network, count: int, seed: int = HELD_OUT) -> Scored:
 
 
 def with_margin(network: Network, count: int) -> Network:
-    """The network with the margin that is best on `count` other fleets; infinite where it adds nothing to the rule."""
+    """The network with the margin that is best on `count` other fleets; infinite where it is not surely better than the rule."""
     rule = list(prices(Split, MARGINS, count))
     found = {math.inf: 0.0}
     for margin in MARGIN_CHOICES:
         tried = replace(network, margin=margin)
-        found[margin] = compared(list(prices(partial(Dqn, tried), MARGINS, count)), rule).mean
+        scored = compared(list(prices(partial(Dqn, tried), MARGINS, count)), rule)
+        # What is only by chance better on these fleets is not better on others.
+        found[margin] = scored.mean + _SURE * scored.standard_error
     return replace(network, margin=min(found, key=found.__getitem__))

@@ -306,14 +306,19 @@ def test_weights_are_always_ones_that_haproxy_takes(group: list[tuple[int, float
     if set(out) == {"100%"}:
         assert all(s == 1 for s in shares) or not any(initial)
         return
-    least = 0.005 if algorithm == "leastconn" else 0
+    least = (0.005 if algorithm == "leastconn" else 0) + 1e-9
     takes = any(first and share > least and u for first, share, u in group)
     for weight, first, share in zip(map(int, out), initial, shares, strict=True):
         assert 0 <= weight <= 256
         assert (weight == 0) == (first == 0 or (share <= least and takes))
-        assert abs(weight - first * share * 256 / max(initial)) <= (2 if least else 1)
+        assert abs(weight - first * share * 256 / max(initial)) <= (2 if algorithm == "leastconn" else 1)
     if any(first and u for first, u in zip(initial, usable, strict=True)):
         assert any(int(w) and u for w, u in zip(out, usable, strict=True)), "nobody is left to answer"
+
+
+def test_a_weight_that_came_to_the_least_by_steps_is_the_least() -> None:
+    servers = [Server("be", "s", "10.0.0.1", 80, 1, 1, True)] * 2
+    assert weights(servers, [1, 0.005 + 1e-12], "leastconn", 0.005) == ["256", "0"]
 
 
 def test_addresses_meet_in_one_spelling() -> None:
