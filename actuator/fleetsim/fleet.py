@@ -49,6 +49,8 @@ class Tick:
     age_seconds: Vector
     """Of all of these."""
     workers: Vector
+    alone: Vector
+    """float64 [SIGNALS, instances]: this second by itself, as it happened and as an agent tells it."""
     announced: NDArray[np.bool_]
     """Whether the instance tells of a fault itself, as by a throttling flag."""
     mechanisms: tuple[str, ...]
@@ -131,7 +133,8 @@ class Fleet:
         columns = (np.ascontiguousarray(answers[name]) for name in ("latency", "failed", "instance"))
         cost = self._ledger.add(*columns)
         joined = self._joins <= second
-        told, age = self._telemetry.tell(np.where(joined, self._truth(), np.nan), self._second)
+        alone = np.where(joined, self._truth(), np.nan)
+        told, age = self._telemetry.tell(alone, self._second)
         faults = self.scenario.faults
         announced = np.zeros(len(joined), dtype=bool)
         mechanisms = [""] * len(joined)
@@ -146,6 +149,7 @@ class Fleet:
             **dict(zip(SIGNALS, told, strict=True)),
             age_seconds=np.where(joined, age, np.nan),
             workers=self._capacity,
+            alone=alone,
             announced=announced & joined,
             mechanisms=tuple(m if j else "" for m, j in zip(mechanisms, joined.tolist(), strict=True)),
             arrived=arrived,

@@ -166,7 +166,7 @@ def test_from_the_command_to_the_balancer_through_restarts(balancer: MakeBalance
     first = fleet.group[0].id
     with collecting(tmp_path / "c", analysis=fleet) as (collector, _telemetry, query):
         port = collector.port
-        actuator = Actuator(be, Address(port), tmp_path)  # type: ignore[arg-type]
+        actuator = Actuator(tmp_path, Address(port), f'haproxy_sockets = ["{be.socket}"]')  # type: ignore[arg-type]
         try:
             until(
                 lambda: any(d.weights for d in query.Decisions(pb.DecisionsRequest()).decisions),
@@ -188,7 +188,7 @@ def test_from_the_command_to_the_balancer_through_restarts(balancer: MakeBalance
             actuator.close()
         until(lambda: be.weights() == [1, 1, 1], 9, "neutral without an actuator")
     with collecting(tmp_path / "c", analysis=fleet, listen=f"127.0.0.1:{port}"):
-        actuator = Actuator(be, Address(port), tmp_path)  # type: ignore[arg-type]
+        actuator = Actuator(tmp_path, Address(port), f'haproxy_sockets = ["{be.socket}"]')  # type: ignore[arg-type]
         try:
             until(lambda: be.weights() == [128, 256, 256], 20, "still frozen after both were started anew")
             assert "all instances have their neutral weights" in trimtab(port, "neutral")

@@ -100,6 +100,7 @@ def test_of_a_large_fleet_it_is_recorded_now_and_then(tmp_path: Path) -> None:
             Cache(),
             line,
             Ledger(tmp_path / "ledger"),  # type: ignore[arg-type]
+            (),
         )
         for _ in range(200):
             clock.advance(1)

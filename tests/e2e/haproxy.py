@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from trimtab import Exit, TrimtabError
 
 BACKEND = "models"
 NEUTRAL = 100
+_SOCKET_PATH_MAX = 90
+"""HAProxy binds under a longer name first; Linux takes 107 bytes."""
 _CONFIG = """\
 global
   stats socket {socket} mode 600 level admin
@@ -68,8 +72,11 @@ class HAProxy:
 
 
 def runtime_api(directory: Path) -> Path:
-    """The socket of the HAProxy that is started in `directory`."""
-    return directory / "haproxy.sock"
+    """The socket of the HAProxy that is started in `directory`; elsewhere, where its path would be longer than a socket's may be."""
+    path = directory / "haproxy.sock"
+    if len(str(path)) <= _SOCKET_PATH_MAX:
+        return path
+    return Path(tempfile.gettempdir()) / f"haproxy-{hashlib.sha256(str(path).encode()).hexdigest()[:16]}.sock"
 
 
 @contextmanager

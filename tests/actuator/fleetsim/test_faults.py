@@ -39,7 +39,7 @@ def test_stuck_serves_nothing_meanwhile() -> None:
 
 
 def test_stuck_for_ever() -> None:
-    fleet, ticks = run(Scenario(seconds=3, arrivals=at(0.5, 1.5), faults=(Fault(0, "stuck", 1),), **STEADY))  # type: ignore[arg-type]
+    fleet, ticks = run(Scenario(seconds=8, arrivals=at(0.5, 1.5), faults=(Fault(0, "stuck", 1),), **STEADY))  # type: ignore[arg-type]
     assert (len(waits(ticks)), fleet.summary().in_system, ticks[-1].utilisation[0]) == (1, 1, 1.0)
 
 

@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.actuator.fleetsim.scenes import run, scenarios
+from trimtab.actuator.fleetsim.faults import SIGNALS
 from trimtab.actuator.fleetsim.fleet import Fleet
 from trimtab.actuator.fleetsim.scenario import Scenario
+from trimtab.detector.history import MERGE_SECONDS
 
 MANY = settings(max_examples=150, deadline=None)
 
@@ -59,18 +61,21 @@ def test_a_second_is_as_long_as_a_second(scenario: Scenario) -> None:
 @given(scenarios())
 def test_what_is_told_is_what_happened(scenario: Scenario) -> None:
     fleet, ticks = run(scenario)
-    for tick in ticks:
+    for k, tick in enumerate(ticks):
+        # What is told is of the last seconds, in which the instance was there.
+        last = list(ticks[max(0, k + 1 - round(MERGE_SECONDS)) : k + 1])
         for i in np.flatnonzero(tick.joined):
-            mine = tick.answers[tick.answers["instance"] == i]
-            assert tick.requests_per_second[i] == len(mine)
+            there = [t for t in last if t.joined[i]]
+            mine = np.concatenate([t.answers[t.answers["instance"] == i] for t in there])
+            assert np.isclose(tick.requests_per_second[i] * len(there), len(mine))
             if len(mine):
                 assert np.isclose(tick.error_ratio[i], mine["failed"].mean())
                 # A request is at the instance for no longer than it is in the system.
                 assert tick.latency_seconds[i] <= mine["latency"].mean() + 1e-9
             else:
                 assert np.isnan(tick.latency_seconds[i])
-            assert 0 <= tick.queue[i] <= tick.in_flight[i]
-    at_instances = ticks[-1].in_flight[ticks[-1].joined].sum()
+            assert 0 <= tick.queue[i] <= tick.in_flight[i] + 1e-9
+    at_instances = ticks[-1].alone[SIGNALS.index("in_flight"), ticks[-1].joined].sum()
     assert at_instances <= fleet.summary().in_system
     if scenario.balancers.connections_max == 0 and scenario.balancers.name != "central_queue":
         assert at_instances == fleet.summary().in_system

@@ -12,6 +12,7 @@ import numpy as np
 
 from tests.collector.sender import CLOCK, Recording, collecting, publish, schema, window
 from tests.collector.test_query import until
+from trimtab.actuator.fleetsim.faults import SIGNALS
 from trimtab.actuator.fleetsim.fleet import Fleet, Tick
 from trimtab.actuator.fleetsim.scenario import Scenario
 from trimtab.actuator.state import Vector
@@ -76,15 +77,15 @@ def stored(
 
 def _window(of: Any, tick: Tick, scenario: Scenario, begin_ns: int, told: bool) -> Any:
     """A second as the kernel and the runtime tell of it."""
-    n, answers = len(scenario.instances), tick.answers
+    n, answers, alone = len(scenario.instances), tick.answers, dict(zip(SIGNALS, tick.alone, strict=True))
     answered = np.bincount(answers["instance"][answers["instance"] >= 0], minlength=n)
     failed = np.bincount(answers["instance"][answers["instance"] >= 0], answers["failed"][answers["instance"] >= 0], n)
     workers = np.array([float(i.workers) for i in scenario.instances])
-    values = [answered, failed, failed, tick.in_flight, tick.queue, workers]
+    values = [answered, failed, failed, alone["in_flight"], alone["queue"], workers]
     if told:
         known = np.where(answered > 0, answered, np.nan)
-        service = tick.utilisation * workers / known
-        values += [answered, service, np.maximum(0, tick.latency_seconds - service)]
+        service = alone["utilisation"] * workers / known
+        values += [answered, service, np.maximum(0, alone["latency_seconds"] - service)]
     full = np.flatnonzero(answered).tolist()
     sketches = [of_seconds(np.array(answers["latency"][answers["instance"] == k])) for k in full]
     start_ns = begin_ns + tick.second * SECOND_NS
