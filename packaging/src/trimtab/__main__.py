@@ -50,7 +50,9 @@ class _Lazy(click.Group):
             if (error.name or "").startswith("trimtab"):
                 raise
             remedy = (
-                "install trimtab-collector, which has every command, or pip install 'trimtab[agent,collector,actuator]'"
+                "pip install 'trimtab[train]'"
+                if cmd_name == "tune"
+                else "install trimtab-collector, which has every other command, or pip install 'trimtab[agent,collector,actuator]'"
             )
             message = f"`trimtab {cmd_name}` needs {error.name}: {remedy}"
             raise TrimtabError(message, Exit.SETTINGS) from error
