@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import subprocess
 import sys
@@ -54,12 +53,31 @@ def test_cpu_of_what_has_ended_is_counted(kind: str) -> None:
         process.communicate()
 
 
+HOLD = """
+import mmap
+print(flush=True)
+input()
+held = mmap.mmap(-1, 32_000_000)
+for page in range(0, len(held), mmap.PAGESIZE):
+    held[page] = 1
+print(flush=True)
+input()
+"""
+
+
 def test_memory_is_the_kernels() -> None:
-    before = usage.memory(os.getpid())
-    # Not from numpy: that may take what the process holds already.
-    with mmap.mmap(-1, 32_000_000) as held:
-        held.write(b"x" * len(held))
-        after = usage.memory(os.getpid())
+    # A process of its own: what other tests left in this one comes and goes.
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        before = usage.memory(process.pid)
+        process.stdin.write("\n")
+        process.stdout.readline()
+        after = usage.memory(process.pid)
+        process.communicate("\n")
     assert after.resident_mb - before.resident_mb == pytest.approx(32, abs=3)
     assert after.peak_mb >= after.resident_mb >= after.proportional_mb > 0
 
