@@ -253,39 +253,41 @@ def _cut(
 
 
 @njit(
-    "int64(int64, float32[::1], float32[:, :, ::1], uint8[::1], int64[::1], float64[::1], float64[::1])",
+    "void(float32[::1], float32[:, :, ::1], uint8[::1], int64[::1], float64[::1], float64[::1], int64[::1])",
     cache=True,
     nogil=True,
     error_model="numpy",
 )
 def _wait(
-    block: int, values: Arrays, waiting: Arrays, at: Arrays, widths: Arrays, totals: Arrays, spreads: Arrays
-) -> int:
-    """Let the finite ones of a block's values wait. How many streams are due to be looked at."""
-    first, alike = block * LANES, np.int32(0)
-    if first + LANES <= len(values) and at[first] < ANEW:
-        values_here, at_here = values[first : first + LANES], at[first : first + LANES]
-        for lane in range(LANES):
-            alike += np.int32(values_here[lane] - values_here[lane] == 0)
-        for lane in range(LANES):
-            alike += np.int32(at_here[lane] == at_here[0])
-        if alike == 2 * LANES:
-            row = np.int64(at_here[0])
+    values: Arrays, waiting: Arrays, at: Arrays, widths: Arrays, totals: Arrays, spreads: Arrays, due: Arrays
+) -> None:
+    """Let the finite values wait; in `due` int64 [blocks], how many streams of each block are to be looked at."""
+    for block in range(len(due)):
+        first = block * LANES
+        due[block], count = 0, at[first]
+        if first + LANES <= len(values) and count < ANEW:
+            values_here, at_here = values[first : first + LANES], at[first : first + LANES]
+            finite, uneven = np.int32(0), np.uint8(0)
             for lane in range(LANES):
-                waiting[row, block, lane] = values_here[lane]
+                finite += np.int32(values_here[lane] - values_here[lane] == 0)
             for lane in range(LANES):
-                at_here[lane] += np.uint8(1)
-            return LANES if row + 1 == CLOCK else 0
-    due = 0
-    for i in range(first, min(first + LANES, len(values))):
-        if not math.isfinite(values[i]):
-            continue
-        if at[i] == ANEW:
-            at[i], widths[i], totals[i], spreads[i] = 0, 0, 0.0, 0.0
-        waiting[at[i], block, i - first] = values[i]
-        at[i] += 1
-        due += at[i] == CLOCK
-    return due
+                uneven |= at_here[lane] ^ count
+            if finite == LANES and uneven == 0:
+                row = waiting[np.int64(count), block]
+                for lane in range(LANES):
+                    row[lane] = values_here[lane]
+                for lane in range(LANES):
+                    at_here[lane] += np.uint8(1)
+                due[block] = LANES if count + 1 == CLOCK else 0
+                continue
+        for i in range(first, min(first + LANES, len(values))):
+            if not math.isfinite(values[i]):
+                continue
+            if at[i] == ANEW:
+                at[i], widths[i], totals[i], spreads[i] = 0, 0, 0.0, 0.0
+            waiting[at[i], block, i - first] = values[i]
+            at[i] += 1
+            due[block] += at[i] == CLOCK
 
 
 @njit(
@@ -349,18 +351,19 @@ def update(
     """
     room_sums, room_scatters = np.empty((_ROWS, LANES)), np.empty((_ROWS, LANES))
     suspects, mask, filled = np.empty(LANES, np.bool_), np.empty(LANES, np.bool_), np.empty(LEVELS_MAX, np.uint8)
+    due = np.empty(len(buckets), np.int64)
     changed[:] = False
+    _wait(values, waiting, at, widths, totals, spreads, due)
     for block in range(len(buckets)):
         first, last = block * LANES, min((block + 1) * LANES, len(values))
-        due = _wait(block, values, waiting, at, widths, totals, spreads)
-        while due > 0:
+        while due[block] > 0:
             width, mixed = np.int64(-1), False
             for i in range(first, last):
                 if at[i] == CLOCK and width < 0:
                     width = widths[i]
                 mask[i - first] = at[i] == CLOCK and widths[i] == width
                 if mask[i - first]:
-                    at[i], widths[i], due = 0, width + CLOCK, due - 1
+                    at[i], widths[i], due[block] = 0, width + CLOCK, due[block] - 1
                 else:
                     mixed = True
             _enter(block, width, mask, mixed, waiting, totals, spreads, buckets, room_sums, room_scatters, filled)
