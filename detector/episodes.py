@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +29,23 @@ def usual(before: Scores, scores: Scores, season_rows: int) -> Scores:
         past = course[max(0, end - reach) : end]
         out[row : row + step] = np.nanmedian(past) if np.isfinite(past).any() else 0.0
     return out
+
+
+def runs(inside: Bools) -> list[tuple[int, int]]:
+    """First row and the one after the last of each run."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(np.int8), [0]])))
+    return [(int(first), int(end)) for first, end in edges.reshape(-1, 2)]
+
+
+def strangest(peaks: Scores, weeks: float, per_week: float) -> Bools:
+    """bool [episodes]: the most that may be told in so many weeks, the strangest first.
+
+    Nobody knows which of them are faults. So that no more than `per_week` can be false, no more are told: this holds whatever the data do.
+    Of a part of a week one may be told.
+    """
+    told = np.zeros(len(peaks), dtype=np.bool_)
+    told[np.argsort(-peaks, kind="stable")[: math.ceil(weeks * per_week)]] = True
+    return told
 
 
 def episodes(scores: Scores, opens: float = OPENS, keeps: float = KEEPS) -> Bools:

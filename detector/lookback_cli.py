@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from rich.table import Table
 
 from trimtab import Exit, TrimtabError
 from trimtab.collector.node_tables import printable
+from trimtab.detector.settings import DetectorSettings
 
 ROWS_MAX = 1_000_000
 _CAUSES = 3
@@ -28,6 +32,8 @@ class Recording:
     values: NDArray[np.float64]
     """float64 [rows, features]; NaN where nothing was written."""
     rows: list[str]
+    row_seconds: float = math.nan
+    """From one row to the next; NaN where the rows have no times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ class Episode:
     """The highest score above what was usual; 1 is where the strangest hundredth of the training begins."""
     features: list[str]
     """Those that moved most, in standard deviations from their usual course."""
+    within_budget: bool = True
+    """Whether it is among the strangest that the budget of false alarms allows."""
 
 
 @click.command()
@@ -52,18 +60,43 @@ class Episode:
     show_default=True,
     help="Share of the rows, from the first on, that show what is normal.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def lookback(file: Path, training: float, as_json: bool) -> None:
+@click.option(
+    "--false-alarms-per-week",
+    "per_week",
+    type=click.FloatRange(0, min_open=True),
+    default=DetectorSettings().false_alarms_per_week,
+    show_default=True,
+    help="How many may be told though nothing was wrong: the strangest are told, and no more than that.",
+)
+@click.option(
+    "--row-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="From one row to the next, where no column has times.",
+)
+@click.option("--all", "every", is_flag=True, help="Tell also what is beyond that budget.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON: all of them, each with whether it is within the budget."
+)
+def lookback(
+    file: Path, training: float, per_week: float, row_seconds: float | None, every: bool, as_json: bool
+) -> None:
     """Judge a recorded table in hindsight: FILE is CSV or Parquet, a row a moment, a column a signal.
 
     What `trimtab query --csv` or `--parquet` wrote will do. It needs no collector and no labels.
     """
     recording = read(file)
-    found = judge(recording, training)
+    if row_seconds:
+        recording = replace(recording, row_seconds=row_seconds)
+    found = judge(recording, training, per_week)
     if as_json:
         click.echo(json.dumps([asdict(episode) for episode in found]))
         return
-    Console().print(_table(found) if found else "nothing was strange")
+    told = [episode for episode in found if every or episode.within_budget]
+    Console().print(_table(told) if told else "nothing was strange")
+    if left := len(found) - len(told):
+        click.echo(f"{left} less strange, beyond {per_week:g} false alarms a week: --all tells them")
+    if found and math.isnan(recording.row_seconds) and not every:
+        click.echo("its rows have no times, so no budget limits this: give --row-seconds", err=True)
 
 
 def read(file: Path) -> Recording:
@@ -84,12 +117,24 @@ def read(file: Path) -> Recording:
         raise TrimtabError(f"{file}: no column of numbers; give one for each signal", Exit.USAGE)
     columns = [compute.cast(table[name], pa.float64()).to_numpy(zero_copy_only=False) for name in numbers]
     named = [str(value) for value in table[others[0]].to_pylist()] if others else [str(k) for k in range(len(table))]
-    return Recording(tuple(numbers), np.stack(columns, axis=1).astype(np.float64), named)
+    return Recording(
+        tuple(numbers), np.stack(columns, axis=1).astype(np.float64), named, _step(named) if others else math.nan
+    )
 
 
-def judge(recording: Recording, training: float) -> list[Episode]:
+def _step(times: Sequence[str]) -> float:
+    """Seconds from one to the next, in the median; NaN where they are no times."""
+    try:
+        moments = [datetime.fromisoformat(time).timestamp() for time in times]
+    except ValueError:
+        return math.nan
+    return float(np.median(np.diff(moments))) if len(moments) > 1 else math.nan
+
+
+def judge(recording: Recording, training: float, per_week: float) -> list[Episode]:
     """The episodes after the training, oldest first. Raises TrimtabError when that is too short."""
-    from trimtab.detector.episodes import episodes, usual  # noqa: PLC0415
+    from trimtab.detector.budget import WEEK_SECONDS  # noqa: PLC0415
+    from trimtab.detector.episodes import episodes, runs, strangest, usual  # noqa: PLC0415
     from trimtab.detector.lookback import TRAIN_MIN, Lookback  # noqa: PLC0415
     from trimtab.detector.windows import WIDTH  # noqa: PLC0415
 
@@ -105,18 +150,21 @@ def judge(recording: Recording, training: float) -> list[Episode]:
     judged, far = fitted.judge(test), fitted.deviations(test)
     constant = np.nanmax(train, axis=0) == np.nanmin(train, axis=0)
     above = judged.test - usual(judged.train, judged.test, judged.season_rows)
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], episodes(above).astype(np.int8), [0]])))
-    runs = edges.reshape(-1, 2).tolist()
+    found = runs(episodes(above))
+    peaks = np.asarray([np.nanmax(above[first:end]) for first, end in found])
+    weeks = len(test) * recording.row_seconds / WEEK_SECONDS
+    told = np.ones(len(found), np.bool_) if math.isnan(weeks) else strangest(peaks, weeks, per_week)
     names = [recording.features[k] for k in known.tolist()]
     return [
         Episode(
             since=recording.rows[split + first],
             until=recording.rows[split + end - 1],
             rows=end - first,
-            strangeness=round(float(np.nanmax(above[first:end])), 2),
+            strangeness=round(float(peaks[k]), 2),
             features=_moved(names, far[first:end], constant),
+            within_budget=bool(told[k]),
         )
-        for first, end in runs
+        for k, (first, end) in enumerate(found)
     ]
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.detector.episodes import episodes, usual
+from tests.bench.published import machines
+from trimtab.detector.budget import WEEK_SECONDS
+from trimtab.detector.episodes import episodes, runs, strangest, usual
 from trimtab.detector.forest import Forest
 from trimtab.detector.lookback import TRAIN_MIN, Lookback
 from trimtab.detector.patterns import Patterns
@@ -132,10 +137,38 @@ def test_episodes_hold_all_that_opens_and_nothing_far_below_their_peak(
 ) -> None:
     inside = episodes(scores, opens, keeps)
     assert inside[scores >= opens].all()
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], inside.astype(int), [0]])))
-    for first, end in edges.reshape(-1, 2):
+    for first, end in runs(inside):
         assert scores[first:end].max() >= opens
     assert not inside.any() or scores.max() >= opens
+
+
+@given(SCORES, st.floats(0, 10), st.floats(0.01, 20))
+def test_no_more_are_told_than_may_be_false_and_none_that_is_less_strange(
+    peaks: np.ndarray, weeks: float, per_week: float
+) -> None:
+    told = strangest(peaks, weeks, per_week)
+    assert told.sum() == min(len(peaks), math.ceil(weeks * per_week))
+    assert not told.any() or told.all() or peaks[told].min() >= peaks[~told].max()
+
+
+def test_on_real_servers_the_false_alarms_stay_within_the_budget_and_faults_are_told() -> None:
+    per_week, false, without_budget, told_rows, weeks = 1.0, 0, 0, 0, 0.0
+    for server in machines(Path(__file__).parent / "data" / "asd12"):
+        found = Lookback(server.train).judge(server.test)
+        above = found.test - usual(found.train, found.test, found.season_rows)
+        at = runs(episodes(above))
+        wrong = np.asarray([not server.labels[first:end].any() for first, end in at])
+        told = strangest(
+            np.asarray([above[first:end].max() for first, end in at]), len(above) * 300 / WEEK_SECONDS, per_week
+        )
+        false, without_budget = false + int((wrong & told).sum()), without_budget + int(wrong.sum())
+        told_rows += sum(
+            int(server.labels[first:end].sum()) for (first, end), tells in zip(at, told, strict=True) if tells
+        )
+        weeks += float((~server.labels).sum()) * 300 / WEEK_SECONDS
+    assert without_budget > per_week * weeks, "these servers would break it"
+    assert false <= per_week * weeks
+    assert told_rows > 100
 
 
 @given(SCORES, SCORES, st.integers(1, 20))

@@ -44,6 +44,48 @@ def test_the_fault_is_told_with_its_time_and_its_signal(form: str, tmp_path: Pat
     assert "steady" in run(str(file))
 
 
+def test_the_budget_allows_the_strangest_and_says_how_many_it_left_out(tmp_path: Path) -> None:
+    day = 1440
+    chance = np.random.default_rng(1)
+    values = chance.standard_normal((22 * day, 2))
+    began = np.datetime64("2026-11-01T00:00:00")
+    for number, first in enumerate(range(12 * day, 22 * day, day)):
+        values[first : first + 40] += 4 + number
+    file = tmp_path / "machine.csv"
+    csv.write_csv(
+        pa.table(
+            {
+                "time": [str(began + np.timedelta64(60 * k, "s")) for k in range(len(values))],
+                "a": values[:, 0],
+                "b": values[:, 1],
+            }
+        ),
+        file,
+    )
+    found = json.loads(run(str(file), "--json"))
+    told = [episode for episode in found if episode["within_budget"]]
+    assert len(found) >= 5
+    # One a week, of eleven days.
+    assert len(told) == 2
+    assert min(e["strangeness"] for e in told) >= max(e["strangeness"] for e in found if not e["within_budget"])
+    shown = run(str(file))
+    assert f"{len(found) - 2} less strange, beyond 1 false alarms a week: --all tells them" in shown
+    assert told[0]["since"] in shown
+    assert "--all" not in run(str(file), "--all")
+    assert all(e["within_budget"] for e in json.loads(run(str(file), "--json", "--false-alarms-per-week", "100")))
+
+
+def test_rows_without_times_have_no_weeks_unless_it_is_said_how_far_they_are_apart(tmp_path: Path) -> None:
+    file = tmp_path / "machine.csv"
+    values = table()["steady"].to_numpy().copy()
+    values[620:640] += 9
+    values[750:770] += 9
+    csv.write_csv(pa.table({"steady": values}), file)
+    assert "give --row-seconds" in run(str(file))
+    assert sum(e["within_budget"] for e in json.loads(run(str(file), "--json"))) >= 3
+    assert sum(e["within_budget"] for e in json.loads(run(str(file), "--json", "--row-seconds", "60"))) == 1
+
+
 def test_numbers_without_a_time_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "machine.csv"
     csv.write_csv(table().select(["calm", "steady"]), file)
