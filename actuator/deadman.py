@@ -21,7 +21,7 @@ from pathlib import Path
 
 from trimtab import TrimtabError
 from trimtab.actuator.targets import runtime
-from trimtab.actuator.targets.ledger import Ledger
+from trimtab.actuator.targets.ledger import NOTHING, Ledger
 from trimtab.agent.clock import Clock
 
 SILENCE_SECONDS = 5.0
@@ -91,13 +91,14 @@ def restore(ledger: Ledger, go_on: Callable[[], bool], seconds: float = RETRY_SE
     # Read once: what another actuator steers from now on is its own.
     left, failed = ledger.read(), dict[str, str]()
     while True:
-        for path, backends in list(left.items()):
+        for path, held in list(left.items()):
             try:
-                runtime.neutral(path, backends)
-                ledger.set(path, set())
+                runtime.neutral(path, held)
+                ledger.set(path, NOTHING)
                 left.pop(path)
                 failed.pop(path, None)
-                log.warning("%s: weights of %s are neutral again", path, ", ".join(sorted(backends)))
+                backends = held.backends | {server.partition("/")[0] for server in held.maxconn}
+                log.warning("%s: weights and limits of %s are neutral again", path, ", ".join(sorted(backends)))
             except (TrimtabError, OSError) as error:
                 failed[path] = str(error)
         if not failed or time.monotonic() >= deadline or not go_on():

@@ -24,6 +24,8 @@ class Orders:
     weight: Vector
     """NaN where nothing was ordered."""
     reason: tuple[str, ...]
+    hands_off: tuple[bool, ...]
+    """Who is to be left as the operator configured it."""
 
     @property
     def given(self) -> NDArray[np.bool_]:
@@ -39,9 +41,10 @@ def orders(overrides: Sequence[pb.Override], state: State) -> Orders:
     found = [_holding(overrides, name, state.model) for name in state.ids]
     weight = np.asarray([_weight(one, name) for one, name in zip(found, state.ids, strict=True)])
     reason = tuple(_reason(one) for one in found)
+    hands_off = tuple(one is not None and one.kind == pb.Override.KIND_NEUTRAL for one in found)
     if state.model and (weight == 0).all():
-        return Orders(np.ones(len(state)), tuple(f"{text}; but nobody else is there: neutral" for text in reason))
-    return Orders(weight, reason)
+        weight, reason = np.ones(len(state)), tuple(f"{text}; but nobody else is there: neutral" for text in reason)
+    return Orders(weight, reason, hands_off)
 
 
 def _holding(overrides: Sequence[pb.Override], name: str, model: str) -> pb.Override | None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from trimtab import Exit, TrimtabError
 from trimtab.actuator.guard import Guard, Verdict
+from trimtab.actuator.limit import at_once
 from trimtab.actuator.link import Heard
 from trimtab.actuator.orders import orders
 from trimtab.actuator.policy import POLICIES
@@ -57,17 +58,21 @@ class Pilot:
         states = by_model(heard.fleet.instances, elapsed) if heard else []
         overrides = in_force(heard.fleet.overrides, self._clock.unix_ns()) if heard and not hold else []
         hold = hold or self._hold(elapsed)
+        limits = {i.id: at_once(i) for i in heard.fleet.instances} if heard and self._limits(hold) else {}
         self._groups = {s.group: self._groups.get(s.group) or self._new() for s in states}
         assignments: list[Assignment] = []
         weights: list[pb.Weight] = []
         for state in states:
             policy, guard = self._groups[state.group]
             refused = guard.refused
-            verdicts = guard.bound(state, partial(self._wish, policy, state), hold, orders(overrides, state))
+            ordered = orders(overrides, state)
+            verdicts = guard.bound(state, partial(self._wish, policy, state), hold, ordered)
             self._refused += guard.refused - refused
-            for verdict, addresses in zip(verdicts, state.addresses, strict=True):
+            stale = ~(state.age_seconds <= self._settings.guard.stale_seconds)
+            for k, (verdict, addresses) in enumerate(zip(verdicts, state.addresses, strict=True)):
                 weight, reason = self._in_force(verdict)
-                assignments.append(Assignment(verdict.instance, state.model, addresses, weight, reason))
+                limit = 0 if stale[k] or ordered.hands_off[k] else limits.get(verdict.instance, 0)
+                assignments.append(Assignment(verdict.instance, state.model, addresses, weight, reason, limit))
                 weights.append(
                     pb.Weight(
                         instance=verdict.instance,
@@ -86,6 +91,10 @@ class Pilot:
         chance = self._chance.spawn(1)[0] if self._chance else None
         guard = Guard(self._settings.guard, self._clock, self._settings.mode == "active", chance)
         return POLICIES[self._settings.policy](), guard
+
+    def _limits(self, hold: str) -> bool:
+        """Whether the second lever is in use."""
+        return self._settings.haproxy_limit and self._settings.mode == "active" and not hold
 
     def _hold(self, elapsed: float) -> str:
         if self._settings.mode == "neutral":

@@ -50,6 +50,9 @@ class ActuatorSettings(Section, frozen=True):
     """Which policy wishes for weights (docs/routing.md)."""
     haproxy_sockets: tuple[str, ...] = ("auto",)
     """HAProxy Runtime API sockets; "auto" finds those of the HAProxy processes on this host; [] for none."""
+    haproxy_limit: bool = False
+    """Whether an instance gets no more requests at once than it has workers; others wait in HAProxy, where any instance can take them
+    (docs/routing.md)."""
     haproxy_agent_listen: PortOrNone = ""
     """Where HAProxy's agent checks ask for weights (docs/routing.md), on loopback only, such as 127.0.0.1:7474; empty: nowhere."""
     xds_listen: PortOrNone = ""

@@ -21,6 +21,8 @@ class Assignment:
     addresses: tuple[str, ...]
     weight: float
     reason: str = ""
+    at_once: int = 0
+    """How many requests it may have at once, where a balancer can see to that; 0 for as many as the operator configured."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and 0 <= self.weight <= 1):

@@ -63,6 +63,7 @@ class Readings:
     memory_bytes: Array
     service_seconds: Array
     workers: Array
+    batch_size: Array
     gpu_throttled: Array
     gpu_memory_fault: Array
     gpu_xid: Array
@@ -155,6 +156,7 @@ def _load(part: Part) -> dict[str, Array]:
         "memory_bytes": part.mean("memory_resident_bytes"),
         "service_seconds": part.mean("inference_latency_seconds"),
         "workers": part.mean("workers_ready"),
+        "batch_size": part.mean("batch_size_max"),
     }
 
 

@@ -17,7 +17,7 @@ from trimtab.detector.rows import Rows
 
 _FIGURES = (
     "requests_per_second", "error_ratio", "in_flight", "queue", "utilisation", "memory_bytes", "age_seconds", "latency_mean_seconds",
-    "service_seconds", "workers", "gpu_throttled", "gpu_memory_fault", "gpu_xid",
+    "service_seconds", "workers", "batch_size", "gpu_throttled", "gpu_memory_fault", "gpu_xid",
 )  # fmt: skip
 """As the readings and the state have them."""
 _LATENCIES = ("latency_p50_seconds", "latency_p95_seconds", "latency_p99_seconds")

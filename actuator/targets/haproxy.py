@@ -1,14 +1,14 @@
-"""HAProxy: shares of neutral weights become the weights of its servers, by address and port."""
+"""HAProxy: shares of neutral weights become the weights of its servers, by address and port; and limits their `maxconn`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trimtab import TrimtabError
-from trimtab.actuator.snapshot import Snapshot
+from trimtab.actuator.snapshot import Assignment, Snapshot
 from trimtab.actuator.targets import runtime
 from trimtab.actuator.targets.addresses import Addresses, address
-from trimtab.actuator.targets.ledger import Ledger
+from trimtab.actuator.targets.ledger import NOTHING, Held, Ledger
 from trimtab.actuator.targets.runtime import WEIGHT_MAX, Server
 
 COARSE = {"leastconn", "first"}
@@ -41,24 +41,28 @@ class HAProxy:
             backends.setdefault(server.backend, []).append(server)
         orders: list[tuple[Server, str]] = []
         ours: set[str] = set()
-        held = self._ledger.read().get(self._path, set())
+        held = self._ledger.read().get(self._path, NOTHING)
         known = {key: addresses.meant(key) for key in map(_key, servers) if key in addresses}
         for backend, group in backends.items():
             shares = [a.weight if (a := known.get(_key(s))) else 1.0 for s in group]
             wanted = weights(group, shares, algorithms.get(backend, ""), self._weight_min)
             if any(weight != "100%" for weight in wanted):
                 ours.add(backend)
-            if backend in held | ours:
+            if backend in held.backends | ours:
                 orders += [(s, w) for s, w in zip(group, wanted, strict=True) if s.weight != _units(w, s)]
-        self._ledger.set(self._path, held | ours)
+        limited = limits(servers, [known.get(_key(s)) for s in servers], held.maxconn)
+        self._ledger.set(self._path, Held(held.backends | ours, {**held.maxconn, **limited}))
         runtime.set_weights(self._path, orders)
-        self._ledger.set(self._path, ours)
+        runtime.set_maxconn(
+            self._path, [(s, limit) for s in servers if (limit := _limit(s, limited, held.maxconn)) != s.maxconn]
+        )
+        self._ledger.set(self._path, Held(frozenset(ours), limited))
         self.matched = frozenset(a.instance for a in known.values() if a)
         self._check(snapshot, len(servers), [addresses.several(key) for key, meant in known.items() if not meant])
 
     def neutral(self) -> None:
-        runtime.neutral(self._path, self._ledger.read().get(self._path, set()))
-        self._ledger.set(self._path, set())
+        runtime.neutral(self._path, self._ledger.read().get(self._path, NOTHING))
+        self._ledger.set(self._path, NOTHING)
 
     def _check(self, snapshot: Snapshot, servers: int, unclear: Sequence[str]) -> None:
         """Raises TrimtabError where instances and servers do not meet as they should."""
@@ -93,6 +97,29 @@ def weights(servers: Sequence[Server], shares: Sequence[float], algorithm: str, 
         "0" if out or not s.initial else str(max(1, round(s.initial * share * WEIGHT_MAX / largest)))
         for s, share, out in zip(servers, shares, drained, strict=True)
     ]
+
+
+def limits(
+    servers: Sequence[Server], meant: Sequence[Assignment | None], held: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    """As `Held.maxconn`: those that are limited from now on. A limit of the operator's that is lower stays."""
+    found = {}
+    for server, assignment in zip(servers, meant, strict=True):
+        before, ours = held.get(server.path, (server.maxconn, None))
+        # Another one than ours is new: of an HAProxy that was restarted, or set by hand.
+        configured = before if server.maxconn == ours else server.maxconn
+        limit = assignment.at_once if assignment else 0
+        if limit and (not configured or limit < configured):
+            found[server.path] = configured, limit
+    return found
+
+
+def _limit(server: Server, limited: Mapping[str, tuple[int, int]], held: Mapping[str, tuple[int, int]]) -> int:
+    """What its limit is to be; what is no longer ours is given back, unless somebody else has set it meanwhile."""
+    if server.path in limited:
+        return limited[server.path][1]
+    before, ours = held.get(server.path, (server.maxconn, server.maxconn))
+    return before if server.maxconn == ours else server.maxconn
 
 
 def _key(server: Server) -> str:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from trimtab import TrimtabError
+from trimtab.actuator.targets.ledger import Held
 
 TIMEOUT_SECONDS = 1.0
 ANSWER_BYTES_MAX = 8 << 20
 WEIGHT_MAX = 256
+_MAXCONN_MAX = 1_000_000
 _RUNNING = 2
 """SRV_ST_RUNNING of srv_op_state."""
 _OUT = 0x7B
@@ -44,6 +48,15 @@ class Server:
     """The weight in the configuration file: neutral."""
     usable: bool
     """Whether it takes requests: it runs, and is neither in maintenance nor drained by its administrative state."""
+    maxconn: int = 0
+    """How many requests it may have at once, the others wait in HAProxy; 0 for no limit."""
+    waiting: int = 0
+    """Requests that wait in HAProxy for any server of the backend."""
+
+    @property
+    def path(self) -> str:
+        """How commands name it."""
+        return f"{self.backend}/{self.name}"
 
 
 def ask(path: str, commands: str) -> str:
@@ -73,32 +86,58 @@ def ask(path: str, commands: str) -> str:
 
 def servers(path: str) -> tuple[list[Server], dict[str, str]]:
     """All servers, and the balancing algorithm of each backend ("" where the socket's level hides it)."""
-    state, _, statistics = ask(path, "show servers state;show stat -1 2 -1").partition("\n\n")
+    state, _, statistics = ask(path, "show servers state;show stat -1 6 -1").partition("\n\n")
     lines = state.splitlines()
     if len(lines) < 2 or not lines[1].startswith("# "):
         _complain(path, lines)
         raise TrimtabError(f"{path}: does not speak HAProxy's Runtime API")
     try:
-        found = [_server(dict(zip(lines[1][2:].split(), line.split(), strict=False))) for line in lines[2:] if line]
-        table = csv.DictReader(io.StringIO(statistics.lstrip("# \n")))
-        return found, {row["pxname"]: row.get("algo") or "" for row in table if row.get("svname") == "BACKEND"}
+        rows = list(csv.DictReader(io.StringIO(statistics.lstrip("# \n"))))
+        limits = {(row["pxname"], row["svname"]): int(row["slim"] or 0) for row in rows}
+        waiting = {row["pxname"]: int(row["qcur"] or 0) for row in rows if row["svname"] == "BACKEND"}
+        found = [
+            _server(dict(zip(lines[1][2:].split(), line.split(), strict=False)), limits, waiting)
+            for line in lines[2:]
+            if line
+        ]
+        return found, {row["pxname"]: row.get("algo") or "" for row in rows if row["svname"] == "BACKEND"}
     except (KeyError, ValueError) as error:
         raise TrimtabError(f"{path}: `show servers state` of an HAProxy that trimtab does not know: {error}") from error
 
 
 def set_weights(path: str, weights: Iterable[tuple[Server, str]]) -> None:
     """Set each server's weight: "0" to "256", or "100%" for the configured one. Raises TrimtabError when one was refused."""
-    for line in _lines(f"set weight {server.backend}/{server.name} {weight}" for server, weight in weights):
+    _obey(path, (f"set weight {server.path} {weight}" for server, weight in weights))
+
+
+def set_maxconn(path: str, limits: Iterable[tuple[Server, int]]) -> None:
+    """Set how many requests each server may have at once; what is under way goes on. Raises TrimtabError when one was refused.
+
+    HAProxy forgets what waits when a limit becomes none. So the limits are first raised far enough for all that waits, in equal shares.
+    """
+    orders = list(limits)
+    freed = [server for server, limit in orders if not limit and server.maxconn]
+    backends = Counter(server.backend for server in freed)
+    shares = [(s, s.maxconn + math.ceil(s.waiting / backends[s.backend])) for s in freed]
+    raised = [*shares, *((server, _MAXCONN_MAX) for server in freed)]
+    _obey(path, (f"set maxconn server {server.path} {limit}" for server, limit in (*raised, *orders)))
+
+
+def neutral(path: str, held: Held) -> None:
+    """Give back what is in our hands: the weights that the configuration has, and the limits that there were. Raises TrimtabError."""
+    found, _ = servers(path)
+    set_weights(path, [(s, "100%") for s in found if s.backend in held.backends and s.weight != s.initial])
+    set_maxconn(
+        path, [(s, held.maxconn[s.path][0]) for s in found if s.maxconn == held.maxconn.get(s.path, (0, None))[1]]
+    )
+
+
+def _obey(path: str, commands: Iterable[str]) -> None:
+    for line in _lines(commands):
         _complain(path, ask(path, line).splitlines())
 
 
-def neutral(path: str, backends: set[str]) -> None:
-    """Give the servers of `backends` the weights that the configuration has. Raises TrimtabError."""
-    found, _ = servers(path)
-    set_weights(path, [(s, "100%") for s in found if s.backend in backends and s.weight != s.initial])
-
-
-def _server(fields: dict[str, str]) -> Server:
+def _server(fields: dict[str, str], limits: Mapping[tuple[str, str], int], waiting: Mapping[str, int]) -> Server:
     return Server(
         backend=fields["be_name"],
         name=fields["srv_name"],
@@ -107,6 +146,8 @@ def _server(fields: dict[str, str]) -> Server:
         weight=int(fields["srv_uweight"]),
         initial=int(fields["srv_iweight"]),
         usable=int(fields["srv_op_state"]) == _RUNNING and not int(fields["srv_admin_state"]) & _OUT,
+        maxconn=limits.get((fields["be_name"], fields["srv_name"]), 0),
+        waiting=waiting.get(fields["be_name"], 0),
     )
 
 

@@ -1639,6 +1639,7 @@ class InstanceState(_message.Message):
     GPU_THROTTLED_FIELD_NUMBER: _builtins.int
     GPU_MEMORY_FAULT_FIELD_NUMBER: _builtins.int
     GPU_XID_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     node: _builtins.str
     model: _builtins.str
@@ -1670,6 +1671,8 @@ class InstanceState(_message.Message):
     """
     gpu_memory_fault: _builtins.float
     gpu_xid: _builtins.float
+    batch_size: _builtins.float
+    """How many requests each of its workers executes together at most; NaN where not told."""
     @_builtins.property
     def addresses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where balancers reach it: "127.0.0.1:8080"."""
@@ -1701,10 +1704,11 @@ class InstanceState(_message.Message):
         gpu_throttled: _builtins.float = ...,
         gpu_memory_fault: _builtins.float = ...,
         gpu_xid: _builtins.float = ...,
+        batch_size: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "age_seconds", b"age_seconds", "confidence", b"confidence", "error_ratio", b"error_ratio", "gpu_memory_fault", b"gpu_memory_fault", "gpu_throttled", b"gpu_throttled", "gpu_xid", b"gpu_xid", "id", b"id", "in_flight", b"in_flight", "incident", b"incident", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "mechanism", b"mechanism", "memory_bytes", b"memory_bytes", "model", b"model", "node", b"node", "queue", b"queue", "requests_per_second", b"requests_per_second", "score", b"score", "service_seconds", b"service_seconds", "utilisation", b"utilisation", "workers", b"workers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "age_seconds", b"age_seconds", "batch_size", b"batch_size", "confidence", b"confidence", "error_ratio", b"error_ratio", "gpu_memory_fault", b"gpu_memory_fault", "gpu_throttled", b"gpu_throttled", "gpu_xid", b"gpu_xid", "id", b"id", "in_flight", b"in_flight", "incident", b"incident", "latency_mean_seconds", b"latency_mean_seconds", "latency_p50_seconds", b"latency_p50_seconds", "latency_p95_seconds", b"latency_p95_seconds", "latency_p99_seconds", b"latency_p99_seconds", "mechanism", b"mechanism", "memory_bytes", b"memory_bytes", "model", b"model", "node", b"node", "queue", b"queue", "requests_per_second", b"requests_per_second", "score", b"score", "service_seconds", b"service_seconds", "utilisation", b"utilisation", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -159,6 +159,25 @@ class Balancer:
         except TrimtabError:
             return []
 
+    def maxconns(self) -> list[int]:
+        """As HAProxy reports them."""
+        return [s.maxconn for s in runtime.servers(self.socket)[0] if s.backend == "be"]
+
+    def queued(self) -> int:
+        """Requests that wait in it."""
+        rows = runtime.ask(self.socket, "show stat").splitlines()
+        place = rows[0].split(",").index("qcur")
+        return sum(int(r.split(",")[place] or 0) for r in rows if r.startswith("be,"))
+
+    def held(self) -> list[int]:
+        """Requests to /held that each server has got."""
+        return [s.held for s in self._backends.servers if s.server_port in self.ports]
+
+    def release(self) -> None:
+        """Answer them."""
+        for server in self._backends.servers:
+            server.hold.set()
+
     def set(self, server: str, weight: str) -> None:
         runtime.ask(self.socket, f"set weight {server} {weight}")
 

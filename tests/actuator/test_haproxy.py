@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.actuator.conftest import NODE, Balancer, until
+from tests.actuator.conftest import NODE, Balancer, requests, until
 from trimtab import TrimtabError
 from trimtab.actuator.doctor import checks
 from trimtab.actuator.settings import ActuatorSettings
@@ -26,7 +27,7 @@ from trimtab.actuator.targets import discovery, runtime
 from trimtab.actuator.targets.addresses import address
 from trimtab.actuator.targets.discovery import Finder, sockets
 from trimtab.actuator.targets.haproxy import HAProxy, weights
-from trimtab.actuator.targets.ledger import Ledger
+from trimtab.actuator.targets.ledger import NOTHING, Held, Ledger
 from trimtab.actuator.targets.runtime import Server
 
 MakeBalancer = Callable[..., Balancer]
@@ -106,6 +107,82 @@ def test_neutral_is_what_the_operator_configured(balancer: MakeBalancer, tmp_pat
     haproxy.neutral()
     assert be.weights() == [100, 50, 10]
     assert Ledger(tmp_path / "steered.json").read() == {}
+
+
+def limited(balancer: Balancer, *at_once: int) -> Snapshot:
+    pairs = zip(balancer.ports, at_once, strict=False)
+    return Snapshot(
+        "active", tuple(Assignment(f"{NODE}/{p}", "m", (f"127.0.0.1:{p}",), 1.0, "", n) for p, n in pairs), 1
+    )
+
+
+def test_what_an_instance_cannot_work_at_waits_in_the_balancer(balancer: MakeBalancer, tmp_path: Path) -> None:
+    be = balancer("roundrobin", (1,))
+    haproxy = target(be, tmp_path)
+    haproxy.apply(limited(be, 2))
+    assert be.maxconns() == [2]
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(requests, be.port, 5, 5, "/held")
+        try:
+            until(lambda: be.queued() == 3, 5, "three wait in HAProxy")
+            assert be.held() == [2]
+            haproxy.apply(limited(be, 4))
+            until(lambda: be.held() == [4], 5, "a higher limit lets two more through, and nobody is cut")
+            haproxy.neutral()
+            until(lambda: be.held() == [5], 5, "without one all are there")
+        finally:
+            be.release()
+        assert asking.result() == {str(be.ports[0]): 5}
+    assert be.maxconns() == [0]
+
+
+def test_what_waits_when_limits_are_given_back_goes_to_all_in_equal_shares(
+    balancer: MakeBalancer, tmp_path: Path
+) -> None:
+    be = balancer("roundrobin")
+    haproxy = target(be, tmp_path)
+    haproxy.apply(limited(be, 1, 1, 1))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(requests, be.port, 15, 15, "/held")
+        try:
+            until(lambda: be.queued() == 12, 5, "twelve wait in HAProxy")
+            haproxy.neutral()
+            until(lambda: sum(be.held()) == 15, 5, "none is forgotten")
+            assert be.held() == [5, 5, 5]
+        finally:
+            be.release()
+        assert asking.result().total() == 15
+    assert be.maxconns() == [0, 0, 0]
+
+
+def test_a_limit_of_the_operators_that_is_lower_stays_and_is_given_back(balancer: MakeBalancer, tmp_path: Path) -> None:
+    be = balancer("roundrobin", extra="maxconn 3")
+    haproxy = target(be, tmp_path)
+    haproxy.apply(limited(be, 2, 3, 5))
+    assert be.maxconns() == [2, 3, 3]
+    haproxy.apply(limited(be, 2, 1))
+    assert be.maxconns() == [2, 1, 3]
+    haproxy.apply(limited(be, 0, 1))
+    assert be.maxconns() == [3, 1, 3], "who is limited no more has what was configured"
+    runtime.ask(be.socket, "set maxconn server be/s1 7")
+    haproxy.apply(limited(be, 0, 1))
+    assert be.maxconns() == [3, 1, 3], "while it is ours it is set back"
+    haproxy.apply(limited(be, 0, 0))
+    assert be.maxconns() == [3, 7, 3], "to what was set by hand meanwhile"
+    assert be.weights() == [1, 1, 1], "no weight was touched"
+
+
+def test_a_restarted_haproxy_is_limited_again_and_gives_back_its_own(balancer: MakeBalancer, tmp_path: Path) -> None:
+    be = balancer("roundrobin", extra="maxconn 6")
+    haproxy = target(be, tmp_path)
+    haproxy.apply(limited(be, 2, 2, 2))
+    be.stop()
+    be.start()
+    assert be.maxconns() == [6, 6, 6]
+    haproxy.apply(limited(be, 2, 2, 2))
+    assert be.maxconns() == [2, 2, 2]
+    haproxy.neutral()
+    assert be.maxconns() == [6, 6, 6]
 
 
 def test_only_backends_of_known_instances_are_touched(balancer: MakeBalancer, tmp_path: Path) -> None:
@@ -332,6 +409,9 @@ def test_ledger_survives_nonsense(tmp_path: Path) -> None:
     for text in ("", "[1]", '{"a": 3}', "{"):
         path.write_text(text)
         assert Ledger(path).read() == {}
-    Ledger(path).set("/a", {"x", "y"})
-    assert Ledger(path).read() == {"/a": {"x", "y"}}
+    held = Held(frozenset({"x", "y"}), {"x/s0": (0, 2)})
+    Ledger(path).set("/a", held)
+    assert Ledger(path).read() == {"/a": held}
+    Ledger(path).set("/a", NOTHING)
+    assert Ledger(path).read() == {}
     until(lambda: list(tmp_path.iterdir()) == [path], 1, "no file is left over")

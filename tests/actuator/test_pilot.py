@@ -34,7 +34,7 @@ instances = st.builds(
 @given(st.lists(st.lists(instances, max_size=6, unique_by=lambda i: i.id), min_size=1, max_size=25))
 def test_nonsense_from_the_collector_is_harmless(course: list[list[pb.InstanceState]]) -> None:
     clock = ManualClock()
-    pilot = Pilot(ActuatorSettings(), clock)
+    pilot = Pilot(ActuatorSettings(haproxy_limit=True), clock)
     for group in course:
         clock.advance(1)
         fleet = pb.FleetState(unix_ns=1, instances=group)
@@ -43,6 +43,43 @@ def test_nonsense_from_the_collector_is_harmless(course: list[list[pb.InstanceSt
             decided = pilot.decide(Heard(fleet, clock.monotonic()))
         assert {a.instance for a in decided.snapshot.assignments} == {i.id for i in group}
         assert "broke" not in decided.reason
+
+
+def limits(
+    fleet: pb.FleetState, settings: ActuatorSettings | None = None, late: float = 0.0, hold: str = ""
+) -> list[int]:
+    clock = ManualClock()
+    pilot = Pilot(settings or ActuatorSettings(haproxy_limit=True), clock)
+    heard = Heard(fleet, clock.monotonic())
+    clock.advance(late)
+    return [a.at_once for a in pilot.decide(heard, hold).snapshot.assignments]
+
+
+def test_who_batches_not_and_tells_its_workers_gets_no_more_than_they_can_take() -> None:
+    group = [
+        instance("n/1", workers=2.0, batch_size=1.0),
+        instance("n/2", workers=3.9, batch_size=1.0),
+        instance("n/3", workers=2.0, batch_size=8.0),
+        instance("n/4", workers=2.0, batch_size=NAN),
+        instance("n/5", workers=NAN, batch_size=1.0),
+        instance("n/6", workers=0.0, batch_size=1.0),
+        instance("n/7", workers=2.0, batch_size=1.0, age_seconds=60.0),
+    ]
+    fleet = pb.FleetState(unix_ns=1, instances=group)
+    assert limits(fleet) == [2, 3, 0, 0, 0, 0, 0]
+    assert limits(fleet, ActuatorSettings()) == [0] * 7, "only where it is wished for"
+    assert limits(fleet, ActuatorSettings(haproxy_limit=True, mode="shadow")) == [0] * 7
+    assert limits(fleet, late=60.0) == [0] * 7, "nor without news"
+    assert limits(fleet, hold="no dead man's switch") == [0] * 7
+
+
+def test_who_is_ordered_to_be_neutral_has_no_limit_either() -> None:
+    group = [instance(f"n/{k}", workers=2.0, batch_size=1.0) for k in range(3)]
+    orders = [
+        pb.Override(target="n/0", kind=pb.Override.KIND_NEUTRAL, who="ann"),
+        pb.Override(target="n/1", kind=pb.Override.KIND_WEIGHT, weight=0.5, who="ann"),
+    ]
+    assert limits(pb.FleetState(unix_ns=1, instances=group, overrides=orders)) == [0, 2, 2]
 
 
 def test_ten_thousand_instances_are_decided_and_one_more_is_refused() -> None:

@@ -20,7 +20,7 @@ from trimtab.actuator.seen import states
 from trimtab.actuator.settings import ActuatorSettings, GuardSettings
 from trimtab.actuator.snapshot import IDLE
 from trimtab.actuator.targets import discovery
-from trimtab.actuator.targets.ledger import Ledger
+from trimtab.actuator.targets.ledger import Held, Ledger
 from trimtab.agent.clock import SystemClock
 from trimtab.agent.settings import Tls
 
@@ -33,7 +33,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Actuator]]:
     made: list[Actuator] = []
 
     def make(balancer: Balancer, collector: Collector) -> Actuator:
-        made.append(Actuator(tmp_path, collector, f'haproxy_sockets = ["{balancer.socket}"]'))
+        sockets = f'haproxy_sockets = ["{balancer.socket}"]'
+        made.append(Actuator(tmp_path, collector, f"{sockets}\nhaproxy_limit = true"))
         return made[-1]
 
     yield make
@@ -42,7 +43,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Actuator]]:
 
 
 def fleet(balancer: Balancer) -> list[object]:
-    out = [instance(f"{NODE}/{p}", addresses=[f"127.0.0.1:{p}"]) for p in balancer.ports]
+    known = {"workers": 4.0, "batch_size": 1.0}
+    out = [instance(f"{NODE}/{p}", addresses=[f"127.0.0.1:{p}"], **known) for p in balancer.ports]
     out.append(instance(f"{NODE}/1", addresses=["127.0.0.1:1"], model="other"))
 
     out[2].incident, out[2].mechanism = "i-1", "cgroup_quota"
@@ -69,8 +71,9 @@ def test_steers_again_after_a_restart_of_haproxy_and_is_neutral_after_kill_9(
     until(lambda: "is HAProxy running" in str(collector.decisions[-1].targets), 5, "the target's error is recorded")
     be.start()
     until(lambda: be.weights() == STEERED, 4, "a restarted HAProxy has its weights again")
+    assert be.maxconns() == [4, 4, 4]
     actuator.signal(signal.SIGKILL)
-    until(lambda: be.weights() == NEUTRAL, 4, "neutral after kill -9")
+    until(lambda: (be.weights(), be.maxconns()) == (NEUTRAL, [0, 0, 0]), 4, "neutral after kill -9")
     assert be.weights("other") == [7]
 
 
@@ -119,7 +122,7 @@ def test_is_neutral_when_the_collector_repeats_itself_and_when_it_talks_nonsense
 def test_a_start_cleans_up_what_was_left_behind(balancer: MakeBalancer, collector: Collector, tmp_path: Path) -> None:
     be = balancer("roundrobin")
     be.set("be/s2", "0")
-    Ledger(tmp_path / "steered.json").set(be.socket, {"be"})
+    Ledger(tmp_path / "steered.json").set(be.socket, Held(frozenset({"be"})))
     stop, ready = threading.Event(), threading.Event()
     settings = ActuatorSettings(
         listen="127.0.0.1:0", collector=f"127.0.0.1:{collector.port}", haproxy_sockets=(), guard=GuardSettings()
@@ -158,11 +161,11 @@ def test_now_puts_weights_back_as_systemd_would(balancer: MakeBalancer, tmp_path
     be = balancer("roundrobin")
     be.set("be/s1", "3")
     ledger = tmp_path / "steered.json"
-    Ledger(ledger).set(be.socket, {"be"})
+    Ledger(ledger).set(be.socket, Held(frozenset({"be"})))
     command = [sys.executable, "-m", "trimtab.actuator.deadman", "--now", str(ledger)]
     assert subprocess.run(command, check=False).returncode == 0
     assert be.weights() == NEUTRAL
-    Ledger(ledger).set(str(tmp_path / "gone.sock"), {"be"})
+    Ledger(ledger).set(str(tmp_path / "gone.sock"), Held(frozenset({"be"})))
     failed = subprocess.run(command, check=False, capture_output=True, text=True)
     assert failed.returncode == 1
     assert "gone.sock" in failed.stderr

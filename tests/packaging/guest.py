@@ -232,7 +232,7 @@ def dead_man_by_systemd_alone() -> str:
     run("systemctl", "restart", ACTUATOR)
     until("active", lambda: active(ACTUATOR))
     ledger = Path("/var/lib/trimtab/actuator/steered.json")
-    ledger.write_text(json.dumps({ADMIN: ["be"]}))
+    ledger.write_text(json.dumps({ADMIN: {"backends": ["be"], "maxconn": {}}}))
     run("chown", "trimtab-actuator:", str(ledger))
     ask("set weight be/s2 7")
     assert weight() == "7"
