@@ -44,11 +44,14 @@ def told(counted: Exposition, description: Description | None, now: float) -> Sc
     age = now - description.at
     models = tuple(_model(counted, description, version, age) for version in description.versions)
     waiting = [model.vitals.queue_depth for model in models]
+    batches = [model.vitals.capacity.batch_size_max for model in models]
     whole = Vitals(
         queue_depth=None if None in waiting else sum(depth or 0 for depth in waiting),
         latency=_latency(counted),
         errors=errors,
         workers=tuple(worker for model in models for worker in model.vitals.workers or ()),
+        # Of several models the one that batches most.
+        capacity=Capacity(batch_size_max=None if None in batches else max((b or 0 for b in batches), default=None)),
         age_seconds=age,
     )
     return Scrape(whole, models)

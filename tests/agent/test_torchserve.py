@@ -265,7 +265,7 @@ def test_predictions_and_errors_are_counted(open_server: Server) -> None:
         for name in ("inference_latency_seconds", "queue_latency_seconds"):
             assert watch.of("model", model, name) == watch.value(name)
         assert watch.of("model", model, "queue_max") == 100
-        assert watch.of("model", model, "batch_size_max") == 1
+        assert watch.of("model", model, "batch_size_max") == watch.value("batch_size_max") == 1
         assert watch.of("model", model, "workers_min") == watch.of("model", model, "workers_max") == 2
         assert math.isnan(watch.of("model", model, "errors_per_second"))  # not told for each model
         watch.read()
@@ -501,6 +501,9 @@ def test_what_there_is_room_for() -> None:
     (model,) = scrape.models
     assert model.vitals.capacity == Capacity(1, 4, queue_max=100, batch_size_max=8, batch_delay_seconds_max=0.05)
     assert scrape.whole.queue_depth == model.vitals.queue_depth == 2
+    small, unsaid = version("small", "1.0", batch_size=1), version("old", "1.0", batch_size=None)
+    for described_all, most in (((small, described), 8), ((small, unsaid), None), ((), None)):
+        assert told(parse(b"", ()), Description(described_all, 10.0), 10.1).whole.capacity.batch_size_max == most
     assert scrape.whole.age_seconds == pytest.approx(0.1)
     assert told(parse(b"", ()), Description((described,), 10.0), 15.0).whole.queue_depth is None  # that was then
 
