@@ -244,7 +244,7 @@ def test_a_whole_file_is_told_without_a_fleet(tmp_path: Path, monkeypatch: pytes
     assert done.exit_code == 0, done.output
     assert file.read_bytes() == before
     last = json.loads(done.stdout.splitlines()[-1])
-    assert last["contestant"] == TRIMTAB
+    assert last["contestant"] == "proportional/central-queue"
     assert last["p99_vs_best_classical"] == last["healthy_p99_vs_leastconn"] == last["batch_p99_vs_leastconn"] == 1
     assert last["quota_p99_vs_leastconn"] == 1
     assert last["avoidable_errors_avoided"] is None
@@ -351,5 +351,7 @@ def test_envoy_spreads_and_leaves_out_who_fails(policy: str, outliers: bool, tmp
 def test_classical_contestants_have_no_trimtab() -> None:
     assert all(not one.policy for one in CLASSICAL.values())
     assert {name for name, one in ALL.items() if one.policy} == {
-        f"{p}/{b}" for p in ("proportional", "neutral") for b in ("random", "leastconn", "envoy-leastrequest")
+        f"{p}/{b}"
+        for p in ("proportional", "neutral")
+        for b in ("central-queue", "random", "leastconn", "envoy-leastrequest")
     }

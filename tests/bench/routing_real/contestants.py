@@ -56,15 +56,19 @@ def _envoy(policy: str, outliers: bool = False) -> Callable[..., AbstractContext
     return lambda directory, instances, _, xds: envoy(directory, instances, policy, outliers, xds)
 
 
-RANDOM, LEASTCONN, ENVOY = "random", "leastconn", "envoy-leastrequest"
-_BELOW_TRIMTAB = {RANDOM: _haproxy("random(2)"), LEASTCONN: _haproxy("leastconn"), ENVOY: _envoy("LEAST_REQUEST")}
+CENTRAL, RANDOM, LEASTCONN, ENVOY = "central-queue", "random", "leastconn", "envoy-leastrequest"
+_BELOW_TRIMTAB = {
+    CENTRAL: _central,
+    RANDOM: _haproxy("random(2)"),
+    LEASTCONN: _haproxy("leastconn"),
+    ENVOY: _envoy("LEAST_REQUEST"),
+}
+"""What trimtab is recommended to steer comes first: its figures are told on top."""
 CLASSICAL: Mapping[str, Contestant] = {
     "roundrobin": Contestant("HAProxy `roundrobin`", _haproxy("roundrobin")),
     LEASTCONN: Contestant("HAProxy `leastconn`", _BELOW_TRIMTAB[LEASTCONN]),
     RANDOM: Contestant("HAProxy `random(2)`", _BELOW_TRIMTAB[RANDOM]),
-    "central-queue": Contestant(
-        "HAProxy, as many at once as a batch has rows (`maxconn`), others wait in it", _central
-    ),
+    CENTRAL: Contestant("HAProxy, as many at once as a batch has rows (`maxconn`), others wait in it", _central),
     "mark-down": Contestant(
         "HAProxy `random(2)` with `observe layer7 error-limit 10 on-error mark-down`",
         _haproxy("random(2)", "observe layer7 error-limit 10 on-error mark-down"),
@@ -79,7 +83,7 @@ CLASSICAL: Mapping[str, Contestant] = {
 
 
 def contestants(policies: Sequence[str]) -> dict[str, Contestant]:
-    """By name: the classical ones, and each policy over `random(2)`, over `leastconn`, and over an Envoy.
+    """By name: the classical ones, and each policy over a central queue, `random(2)`, `leastconn`, and an Envoy.
 
     Raises ValueError that names the first unknown policy.
     """
