@@ -353,5 +353,5 @@ def test_classical_contestants_have_no_trimtab() -> None:
     assert {name for name, one in ALL.items() if one.policy} == {
         f"{p}/{b}"
         for p in ("proportional", "neutral")
-        for b in ("central-queue", "random", "leastconn", "envoy-leastrequest")
+        for b in ("central-queue", "random", "leastconn", "envoy-leastrequest", "limited")
     }

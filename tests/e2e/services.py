@@ -96,8 +96,10 @@ class Installation:
         return [sys.executable, "-m", "trimtab", "--config", str(self.config)]
 
 
-def install(directory: Path, haproxy_socket: Path | None, policy: str | None = None) -> Installation:
-    """Settings for a trimtab of this machine that steers one HAProxy, by a policy if it is named; all else is the default.
+def install(
+    directory: Path, haproxy_socket: Path | None, policy: str | None = None, limit: bool = False
+) -> Installation:
+    """Settings for a trimtab of this machine that steers one HAProxy, by the policy and the lever that are named; all else is the default.
 
     Without a socket it steers who asks at `xds`.
     """
@@ -107,7 +109,9 @@ def install(directory: Path, haproxy_socket: Path | None, policy: str | None = N
     sockets = f'"{haproxy_socket}"' if haproxy_socket else ""
     settings = _CONFIG.format(node=NODE, port=port, feed=port + 1, sockets=sockets)
     more = {"policy": policy, "xds_listen": xds}
-    config.write_text(settings + "".join(f'{name} = "{value}"\n' for name, value in more.items() if value))
+    lines = [f'{name} = "{value}"\n' for name, value in more.items() if value]
+    lines += ["haproxy_limit = true\n"] if limit else []
+    config.write_text(settings + "".join(lines))
     return Installation(config, state, f"127.0.0.1:{port}", xds=xds)
 
 

@@ -37,6 +37,8 @@ class Contestant:
     for_errors: bool = False
     """Does something of its own only where there are errors, and is measured only there."""
     envoy: bool = False
+    limits: bool = False
+    """trimtab also limits how many requests an instance has at once."""
 
     def takes_part(self, scenario: Scenario) -> bool:
         return scenario.errors or not self.for_errors
@@ -57,6 +59,7 @@ def _envoy(policy: str, outliers: bool = False) -> Callable[..., AbstractContext
 
 
 CENTRAL, RANDOM, LEASTCONN, ENVOY = "central-queue", "random", "leastconn", "envoy-leastrequest"
+LIMITED = "limited"
 _BELOW_TRIMTAB = {
     CENTRAL: _central,
     RANDOM: _haproxy("random(2)"),
@@ -83,7 +86,7 @@ CLASSICAL: Mapping[str, Contestant] = {
 
 
 def contestants(policies: Sequence[str]) -> dict[str, Contestant]:
-    """By name: the classical ones, and each policy over a central queue, `random(2)`, `leastconn`, and an Envoy.
+    """By name: the classical ones, and each policy over a central queue, `random(2)`, `leastconn`, an Envoy, and one that it limits.
 
     Raises ValueError that names the first unknown policy.
     """
@@ -94,4 +97,6 @@ def contestants(policies: Sequence[str]) -> dict[str, Contestant]:
         for below, start in _BELOW_TRIMTAB.items():
             description = f"trimtab, `{policy}`, over {CLASSICAL[below].description}"
             found[f"{policy}/{below}"] = Contestant(description, start, policy, envoy=below == ENVOY)
+        description = f"trimtab, `{policy}` and `haproxy_limit`, over {CLASSICAL[RANDOM].description}"
+        found[f"{policy}/{LIMITED}"] = Contestant(description, _BELOW_TRIMTAB[RANDOM], policy, limits=True)
     return found

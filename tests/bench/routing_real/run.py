@@ -76,7 +76,7 @@ class Run:
 
     def _install(self) -> Installation:
         socket = None if self._contestant.envoy else runtime_api(self._directory)
-        return install(self._directory, socket, self._contestant.policy)
+        return install(self._directory, socket, self._contestant.policy, self._contestant.limits)
 
     def _get_to_know(self, stack: ExitStack, trimtab: Installation, balancer: Balancer, seed: int) -> None:
         """Returns when a trimtab without a past knows the fleet, at neutral weights."""
