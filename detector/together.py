@@ -72,6 +72,10 @@ class Common:
         self._ticks = max(2, math.ceil(settings.common_open_seconds))
         self._last: dict[str, deque[bool]] = {}
 
+    def is_worse(self, subject: str) -> bool:
+        """Whether it was so as a whole in the last tick that was observed."""
+        return subject in self._last and self._last[subject][-1]
+
     def observe(self, verdicts: Verdicts, rows: Rows) -> Found:
         """Take note of this tick; the subjects that are lastingly worse as a whole, with their rows."""
         members: dict[str, list[int]] = {}

@@ -171,6 +171,10 @@ class Watch:
                 ill = [r for r in self._rows.members(lasting[0]) if verdicts.fresh[r] and verdicts.worse[r]]
                 self._raise_place(lasting[0], ill, readings, verdicts, now_unix_ns)
             return
+        # So does what most who serve its model have: whoever has the worst of it is not the only one who has it.
+        answers = not (readings.dead[row] or readings.silent[row])
+        if answers and self._common.is_worse(f"model {self._rows.models[row]}"):
+            return
         mates = [r for r in self._rows.members(node) if verdicts.fresh[r]]
         ill = [r for r in mates if verdicts.alone[r]]
         # When all of a node's instances stick out from their peers at once, the fault is the node's.

@@ -53,6 +53,24 @@ def test_a_blip_opens_nothing() -> None:
     assert stage.incidents == []
 
 
+def test_who_has_the_worst_of_a_fault_of_all_is_not_told_alone() -> None:
+    stage = Stage(Fleet([("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.run(60)
+    slow_disk = signals("n0", disk_await_seconds=0.08, psi_io_some_ratio=0.5)
+    stage.fleet.strike(together(slow_disk, slow(4), slow(2, VICTIM)))
+    stage.run(60)
+    assert [i.subject for i in stage.incidents] == ["model a"]
+    assert stage.incidents[0].causes[0].mechanism == "disk latency"
+
+
+def test_who_is_ill_among_the_well_does_not_wait_for_them() -> None:
+    stage = Stage(Fleet([("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.run(60)
+    stage.fleet.strike(together(slow(1.2), slow(3, VICTIM)))
+    stage.run(20)
+    assert [i.subject for i in stage.incidents] == [VICTIM]
+
+
 def test_all_together_is_one_incident_of_the_model_or_the_node() -> None:
     stage = Stage(Fleet([("a",) * 2, ("a",) * 2]))
     stage.run(60)
