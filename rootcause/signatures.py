@@ -249,7 +249,8 @@ SIGNATURES = (
     Signature(
         "disk latency",
         0.82,
-        leads=(_node("disk_await_seconds", 1, 0.01, 2.0),),
+        # The second is of a solid-state disk, which answers in a tenth of a millisecond.
+        leads=(_node("disk_await_seconds", 1, 0.01, 2.0), _node("disk_await_seconds", 1, 0.002, 5.0)),
         supports=(_node("psi_io_some_ratio", 1, 0.05, 2.0), _node("disk_busy_ratio", 1, 0.2, 1.5)),
         summary="the disks of {subject} answer slowly: {before} → {after}",
         remedy="Find what reads or writes so much (iotop), and keep model files and logs off that disk.",

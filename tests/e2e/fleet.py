@@ -73,6 +73,11 @@ class Instance:
         return self.directory / "features"
 
     @property
+    def embeddings(self) -> Path:
+        """While this file exists, the handler reads from a table of as many bytes in memory for each request."""
+        return self.directory / "embeddings"
+
+    @property
     def behaviour(self) -> Path:
         """What a simulated model does (`tests.e2e.behaviour`)."""
         return self.directory / "behaviour"
@@ -186,7 +191,10 @@ def _start(name: str, port: int, directory: Path, store: Path, model: str) -> In
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
-        **{f"FLEET_{name.upper()}": str(directory / name) for name in ("fail", "delay", "features", "behaviour")},
+        **{
+            f"FLEET_{name.upper()}": str(directory / name)
+            for name in ("fail", "delay", "features", "embeddings", "behaviour")
+        },
     }
     # Python prefers it to TEMP, and all instances would share one pid file.
     environment.pop("TMPDIR", None)

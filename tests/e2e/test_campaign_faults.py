@@ -94,6 +94,10 @@ def test_pressure_is_undone(root: None, tmp_path: Path) -> None:
         homes = Path("/sys/fs/cgroup").glob("**/fleet-memory-*/memory.*")
         return {str(f): f.read_text() for f in homes if f.name in {"memory.limit_in_bytes", "memory.high"}}
 
+    def major_faults(instance: Instance) -> int:
+        stats = [Path(f"/proc/{p.pid}/stat").read_text() for p in instance.workers()]
+        return sum(int(stat.rpartition(")")[2].split()[9]) for stat in stats)
+
     with memory_homes() as started_as, fleet(tmp_path, 1, started_as=started_as) as (single,):
         before = limits()
         assert len(before) == 1
@@ -101,6 +105,13 @@ def test_pressure_is_undone(root: None, tmp_path: Path) -> None:
             assert limits() != before
             assert str(tmp_path) in Path("/proc/swaps").read_text()
             predict(single.address, IDS)
+        assert limits() == before
+        with memory.embeddings([single]):
+            predict(single.address, IDS)
+            with possible(memory.swap(tmp_path)), possible(memory.pressure(single)):
+                swapped_in = major_faults(single)
+                predict(single.address, IDS)
+                assert major_faults(single) >= swapped_in + 100
         assert limits() == before
         assert str(tmp_path) not in Path("/proc/swaps").read_text()
     assert limits() == {}

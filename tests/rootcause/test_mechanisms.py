@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM
+from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM, signals
 from tests.detector.fleet import Fault, Fleet, Noise, Scene, Stage
 from trimtab.detector import drift_cause
 from trimtab.detector.silent_cause import NO_INPUT, NODE_SILENT
@@ -55,6 +55,16 @@ def test_errors_that_only_the_kernel_sees_are_found() -> None:
     (incident,) = stage.incidents
     assert incident.subject == VICTIM
     assert incident.causes[0].mechanism == "fail-fast errors"
+
+
+@pytest.mark.parametrize(("await_seconds", "mechanism"), [(0.006, "disk latency"), (0.0004, "unknown")])
+def test_a_solid_state_disk_is_slow_long_before_ten_milliseconds(await_seconds: float, mechanism: str) -> None:
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, noise=Noise(blips_per_second=0)), Ranking())
+    stage.fleet.strike(signals(NODE, disk_await_seconds=0.0001))
+    stage.run(45)
+    stage.fleet.strike(signals(NODE, 3, disk_await_seconds=await_seconds))
+    stage.run(16)
+    assert stage.incidents[0].causes[0].mechanism == mechanism
 
 
 @pytest.mark.parametrize("mechanism", FAULTS)

@@ -73,7 +73,7 @@ CLASSES = {
     "hog": _of_demo("hog", _alone),
     "quota": _of_demo("quota"),
     "memory": FaultClass(
-        "its memory cgroup may hold 8 % of what it holds",
+        "its memory cgroup may hold a fifth of what it holds",
         ("memory pressure", "out of memory"),
         lambda _, instance: memory.pressure(instance),
         lambda ground, _: memory.swap(ground.directory),

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.e2e.campaign import disk, gpus
+from tests.e2e.campaign import disk, gpus, memory
 from tests.e2e.confine import memory_homes
 from tests.e2e.fleet import Instance, check_alive, fleet, wait_ready
 from tests.e2e.haproxy import BACKEND, haproxy
@@ -38,6 +38,7 @@ class Ground:
         self.directory = directory
         self.instances: list[Instance] = enter(fleet(directory, INSTANCES, started_as=enter(memory_homes())))
         enter(disk.features(self.instances))
+        enter(memory.embeddings(self.instances))
         self.gpus = gpus.Gpus(library, self.instances)
         self.gpus.write()
         self.proxy = enter(haproxy(directory, self.instances))

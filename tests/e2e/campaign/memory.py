@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.e2e.campaign.cannot import Cannot
@@ -14,7 +14,20 @@ from tests.e2e.confine import memory_cgroup
 from tests.e2e.fleet import Instance
 
 _SWAP_BYTES = 1 << 30
+_EMBEDDINGS_BYTES = 256 << 20
 _LOWER_SECONDS_MAX = 10.0
+
+
+@contextmanager
+def embeddings(instances: Sequence[Instance]) -> Iterator[None]:
+    """From now on each request reads here and there in a large table: else no instance would miss what is swapped out."""
+    with ExitStack() as stack:
+        for instance in instances:
+            stack.callback(instance.embeddings.unlink, missing_ok=True)
+            new = instance.embeddings.with_suffix(".new")
+            new.write_text(str(_EMBEDDINGS_BYTES))
+            new.rename(instance.embeddings)
+        yield
 
 
 @contextmanager
@@ -36,7 +49,7 @@ def swap(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
-def pressure(instance: Instance, share: float = 0.08) -> Iterator[None]:
+def pressure(instance: Instance, share: float = 0.2) -> Iterator[None]:
     """Let the instance hold `share` of the memory that it holds now. Raises Cannot.
 
     Of cgroup v1 this is a hard limit: the kernel may kill a worker that it cannot swap out fast enough.
