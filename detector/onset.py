@@ -18,6 +18,8 @@ from trimtab.detector.robust import Array
 # How far before the opening the change is looked for, and what lies before it to compare with.
 _SEARCH_SECONDS = 60.0
 _BEFORE_SECONDS = 60.0
+# Where less is worse.
+_FALLING = frozenset({"workers_ready", "runtime_answers"})
 
 
 def symptom(readings: Readings, verdicts: Verdicts, rows: Sequence[int]) -> str:
@@ -62,10 +64,25 @@ def onset(
         if well:
             reference = _level(well, times, signal)[-keep:]
             course = course - np.where(np.isnan(reference), robust.median(reference), reference)
-        split = change_point(course, max(1, keep - search), keep - 1, side_min=2)
-        if split is not None and np.nanmax(course) > np.nanmin(course):
+        split = _rise(-course if signal in _FALLING else course, max(1, keep - search))
+        if split is not None:
             found.append(int(times[-keep:][split]))
     return min([*found, now_unix_ns])
+
+
+def _rise(course: Array, first: int) -> int | None:
+    """The index, from `first` on, at which the course rose to what it is at its end; None where that is not known.
+
+    Where it fell, an earlier trouble was over, and what came since is still to be found behind it.
+    """
+    begin = 0
+    while (split := change_point(course[begin:], max(1, first - begin), len(course), side_min=2)) is not None:
+        split += begin
+        before, after = robust.median(course[begin:split]), robust.median(course[split:])
+        if after > before:
+            return split
+        begin = split
+    return None
 
 
 def _level(parts: Sequence[Courses], times: NDArray[np.int64], signal: str) -> Array:

@@ -1,4 +1,4 @@
-"""What all runs share: the fleet, its balancer, load, GPUs, and the agent; and the collector that each run has anew."""
+"""What all runs share: the fleet, its balancer, load and GPUs; and the agent and the collector that each run has anew."""
 
 from __future__ import annotations
 
@@ -44,28 +44,32 @@ class Ground:
         self.proxy = enter(haproxy(directory, self.instances))
         environment = {"LD_LIBRARY_PATH": str(library), "NVML_STUB": str(library / "state")}
         self._trimtab = replace(install(directory, self.proxy.socket), environment=environment)
-        self._agent = enter(self._trimtab.run("agent"))
-        self._collector: subprocess.Popen[bytes] | None = None
-        self._collectors = 0
+        self._services: dict[str, subprocess.Popen[bytes]] = {}
+        self._watches = 0
         requests = directory / "requests.csv"
         self.load = enter(load(self.proxy.address, REQUESTS_PER_SECOND, seed, requests, padding_bytes=PADDING_BYTES))
 
     @contextmanager
     def watched(self) -> Iterator[Observer]:
-        """A collector without a past, and what it says.
+        """An agent and a collector without a past, and what they say.
 
-        With one, a fault soon after another one of the same instance would open the same incident again, with the causes of the first.
+        With one, a fault soon after another one of the same instance would open the same incident again, with the causes of the first;
+        and an agent's spool holds minutes, in which the last fault would be taken for what is usual.
         """
-        self._collectors += 1
-        state = self.directory / f"collector-{self._collectors}"
+        self._watches += 1
+        state = self.directory / f"watch-{self._watches}"
         state.mkdir()
         trimtab = replace(self._trimtab, state=state)
-        with trimtab.run("collector") as collector, observe(trimtab.collector, self.proxy) as observer:
-            self._collector = collector
+        with (
+            trimtab.run("collector") as collector,
+            trimtab.run("agent") as agent,
+            observe(trimtab.collector, self.proxy) as observer,
+        ):
+            self._services = {"collector": collector, "agent": agent}
             try:
                 yield observer
             finally:
-                self._collector = None
+                self._services = {}
 
     def subject(self, instance: Instance) -> str:
         """trimtab's name of the instance."""
@@ -104,7 +108,6 @@ class Ground:
     def _check(self) -> None:
         for instance in self.instances:
             check_alive(instance)
-        self._trimtab.check("agent", self._agent)
-        if self._collector:
-            self._trimtab.check("collector", self._collector)
+        for service, process in self._services.items():
+            self._trimtab.check(service, process)
         self.load.check()
