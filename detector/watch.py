@@ -23,6 +23,7 @@ from trimtab.detector.fleet import state
 from trimtab.detector.force import in_force
 from trimtab.detector.history import INSTANCE, MERGE_SECONDS, History
 from trimtab.detector.incident import Finding, Incidents, Open
+from trimtab.detector.mates import Mates
 from trimtab.detector.onset import onset, symptom
 from trimtab.detector.robust import Array
 from trimtab.detector.rows import Rows
@@ -64,6 +65,7 @@ class Watch:
         # An incident about all instances of a callee's model takes the longest.
         patience = settings.common_open_seconds + settings.open_seconds
         self._callers = Callers(explainer, patience, margins(settings))
+        self._mates = Mates()
         self._explained: dict[str, tuple[int, int]] = {}
         self._agreed: dict[str, str] = {}
         """By subject of an incident of one instance: how many views called it odd when it opened."""
@@ -101,12 +103,16 @@ class Watch:
             if self._proved(row, readings, verdicts, now_unix_ns):
                 self._raise_instance(row, readings, verdicts, now_unix_ns)
         self._callers.forget(now_unix_ns)
+        self._mates.forget(
+            self._incidents.open, lambda i: i in self._rows.row and bool(verdicts.worse[self._rows.row[i]])
+        )
         self._explain(now_unix_ns, readings, verdicts)
         self._settle(verdicts, seconds, now_unix_ns)
         self._drift.tick(self._history, now_unix_ns, seconds)
         self._judge.learn(readings, self._rows.groups, verdicts, *self._spoken_of())
         self._remember(now_unix_ns)
-        return state(self._history, self._rows, readings, verdicts, self._incidents.open, now_unix_ns)
+        told = self._mates.told(self._incidents.open)
+        return state(self._history, self._rows, readings, verdicts, told, now_unix_ns)
 
     def _remember(self, now_unix_ns: int) -> None:
         """Have what was learnt stored, now and then."""
@@ -186,6 +192,13 @@ class Watch:
             whole and self._open_about(node, [self._rows.ids[r] for r in ill])
         ):
             return
+        if not whole and self._mates.holds(
+            self._history,
+            instance,
+            self._incidents.open,
+            lambda: self._causes_now(row, readings, verdicts, now_unix_ns),
+        ):
+            return
         if not whole:
             self._agreed[subject] = self._in_views(row, readings)
         self._open(subject, rows, verdicts.score, readings, verdicts, now_unix_ns)
@@ -216,9 +229,12 @@ class Watch:
         # What ails several at once takes its time to tell whose fault it is.
         if self._open_about(instance, about) or any(verdicts.worse[r] for r in mates):
             return False
+        return self._causes_now(row, readings, verdicts, now_unix_ns)[0].confidence >= _PROOF
+
+    def _causes_now(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> list[pb.Cause]:
+        instance = self._rows.ids[row]
         since = self._onset([row], readings, verdicts, now_unix_ns)
-        causes = self._explainer.explain(self._history, instance, since, self._well(instance, verdicts))
-        return causes[0].confidence >= _PROOF
+        return self._explainer.explain(self._history, instance, since, self._well(instance, verdicts))
 
     def _is_held(self, row: int, readings: Readings, verdicts: Verdicts, now_unix_ns: int) -> bool:
         """Whether this instance only suffers from one that it calls, whose incident it is."""
@@ -325,7 +341,7 @@ class Watch:
     def _spoken_of(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """bool [rows], twice: instances that an open incident speaks of, and those of them whose incident has a cause."""
         excluded, explained = np.zeros((2, len(self._rows.ids)), dtype=np.bool_)
-        held = [self._rows.row[instance] for instance in self._callers.held if instance in self._rows.row]
+        held = [self._rows.row[i] for i in self._callers.held | self._mates.held if i in self._rows.row]
         excluded[held] = explained[held] = True
         for subject, entry in self._incidents.open.items():
             members, causes = self._rows.members(subject), entry.incident.causes

@@ -142,7 +142,7 @@ def _fit(case: Case, signature: Signature) -> pb.Cause | None:
         evidence=listed,
     )
     if signature.link and leads:
-        with_siblings(case, leads[0][0], cause)
+        with_siblings(case, leads[0][0], signature.link, cause)
     return cause
 
 

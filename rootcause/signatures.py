@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from trimtab.detector.history import GPU, INSTANCE, NODE
 from trimtab.rootcause.evidence import levels
 from trimtab.rootcause.movement import Movement
 
+Link = Literal["PCIe", "NVLink"]
 DEVIATIONS_MIN = 4.0
 """How many robust standard deviations a signal must move, besides its least meaningful change."""
 _MIB = float(1 << 20)
@@ -67,8 +69,8 @@ class Signature:
     """It is not this when one of these moved on most peers as well."""
     common: bool = False
     """What leads may have moved on the peers as well: it comes from outside, and hits all."""
-    link: bool = False
-    """It may be of the link that the GPUs below one PCIe root port share: whether theirs moved as well is told."""
+    link: Link | None = None
+    """It may be of such a link that GPUs share: whether those of the others moved as well is told."""
 
 
 def _instance(signal: str, direction: int, minimum: float, factor: float = 1.0, sparse: bool = False) -> Sign:
@@ -97,7 +99,7 @@ SIGNATURES = (
         "GPU lost",
         0.97,
         leads=(_gpu("lost", 1, 0.5),),
-        link=True,
+        link="PCIe",
         events=("gpu_lost",),
         summary="{subject} fell off the bus",
         remedy="Drain the node, look for XID 79 in the kernel log, and reset or reseat the GPU.",
@@ -161,7 +163,7 @@ SIGNATURES = (
             _gpu("pcie_generation", -1, 0.5),
             _gpu("pcie_replays_per_second", 1, 1.0, 3.0, True),
         ),
-        link=True,
+        link="PCIe",
         summary="the PCIe link of {subject} got worse: {signal} {before} → {after}",
         remedy="Reseat the card or its riser; look for AER messages in the kernel log.",
     ),
@@ -174,6 +176,7 @@ SIGNATURES = (
             _gpu("nvlink_replays_per_second", 1, 1.0, 3.0, True),
             _gpu("nvlink_recoveries_per_second", 1, 0.05, 3.0, True),
         ),
+        link="NVLink",
         summary="the NVLinks of {subject} got worse: {signal} {before} → {after}",
         remedy="Look for XID 74 and, with switches, the fabric manager's log; reset the GPU; have bridge or baseboard checked.",
     ),

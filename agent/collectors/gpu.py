@@ -79,6 +79,7 @@ class Gpu:
             driver=self._driver,
             pci=device.address,
             **gpu.slot,
+            **gpu.card.labels,
         )
         changes = gpu.faults.step(now, values)
         for name, value in (values | gpu.faults.values).items():

@@ -21,6 +21,7 @@ class Card:
         self._rise: Rise[str] = Rise()
         self._link_rise: Rise[nvlink.Counter] = Rise()
         self._links_up_most = 0
+        self._link_ends = nvlink.Ends()
         self._onsets = throttle.Onsets()
         self._answered = False
 
@@ -45,6 +46,11 @@ class Card:
         values |= {name: rose / seconds for name, rose in self._rise.since(counters).items()}
         return self._slow | values | (throttled or {}), self._onsets.since(throttled)
 
+    @property
+    def labels(self) -> dict[str, str]:
+        """What it is joined to, as far as it has said so."""
+        return self._link_ends.labels
+
     def _find(self, now: float) -> None:
         if now >= self._next_slow_at:
             self._next_slow_at = now + SLOW_SECONDS
@@ -60,6 +66,7 @@ class Card:
         links = nvlink.read(self.device)
         if links is None:
             return
+        self._link_ends.look(self.device, links.up)
         self._links_up_most = max(self._links_up_most, len(links.up))
         self._slow |= {"nvlink_links": links.total, "nvlink_links_up": len(links.up)}
         self._slow["nvlink_links_up_most"] = self._links_up_most

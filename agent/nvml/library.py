@@ -23,6 +23,7 @@ _MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 """Of a field's value, by its type."""
 _NO_HANDLE = (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED, nvml.NVML_ERROR_UNKNOWN)
 """What drivers answer who asks for a GPU that they count and cannot reach."""
+_ENDS = {nvml.NVML_NVLINK_DEVICE_TYPE_GPU: "nvlink_gpus", nvml.NVML_NVLINK_DEVICE_TYPE_SWITCH: "nvlink_switches"}
 _missing: set[str] = set()
 """Calls that this driver does not have: looking for one again costs more than a call."""
 
@@ -120,6 +121,13 @@ def fabric(device: Device) -> tuple[int, bool, int] | None:
     # The status is of a registration that has ended; before that it says nothing.
     failed = info.state == nvml.NVML_GPU_FABRIC_STATE_COMPLETED and info.status != nvml.NVML_SUCCESS
     return int(info.state), failed, int(info.healthMask)
+
+
+def nvlink_end(device: Device, link: int) -> tuple[str, str] | None:
+    """What a link leads to, as (label, PCI address); None where that is neither a GPU nor a switch, or not known. Raises Lost."""
+    label = _ENDS.get(call("nvmlDeviceGetNvLinkRemoteDeviceType", device.handle, link))
+    pci = call("nvmlDeviceGetNvLinkRemotePciInfo", device.handle, link) if label else None
+    return (label, canonical(_text(pci.busId))) if label and pci and pci.busId else None
 
 
 def _device(index: int) -> Device | None:

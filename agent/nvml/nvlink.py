@@ -1,4 +1,4 @@
-"""NVLink: which links of a GPU are up, and their errors.
+"""NVLink: which links of a GPU are up, what they lead to, and their errors.
 
 NVLink 2 to 4 count errors of all links together, or of each; NVLink 5 counts in another way, and is left unknown but for its links.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trimtab.agent.nvml.library import Device, call, constant, fields
+from trimtab.agent.nvml.library import Device, call, constant, fields, nvlink_end
 from trimtab.agent.registry import Signal
 
 LINKS_MAX = 36
+ENDS_MAX = 20
+"""Told in one label."""
 Counter = tuple[str, int, int]
 """The signal that its growth is part of, the field and the link."""
 SIGNALS = (
@@ -61,6 +63,27 @@ def read(device: Device) -> Links | None:
         return None
     total = total if count is None else int(count)
     return Links(frozenset(up), total, _errors(device, up) if total else {})
+
+
+class Ends:
+    """What the links of one GPU lead to. Asked of each link until it is known: that does not change while the host runs."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[str, str]] = {}
+
+    def look(self, device: Device, up: frozenset[int]) -> None:
+        """One that is down may not know. Raises Lost."""
+        for link in up - self._known.keys():
+            if end := nvlink_end(device, link):
+                self._known[link] = end
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """`nvlink_gpus` and `nvlink_switches`: their PCI addresses; without what is not known."""
+        found: dict[str, set[str]] = {}
+        for label, address in self._known.values():
+            found.setdefault(label, set()).add(address)
+        return {label: ",".join(sorted(addresses)[:ENDS_MAX]) for label, addresses in found.items()}
 
 
 def _errors(device: Device, up: set[int]) -> dict[Counter, float]:

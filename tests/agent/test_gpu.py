@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -251,6 +252,39 @@ def test_nvlink_without_a_count_of_links(driver: Path) -> None:
     )
     assert (of(two_links)["nvlink_links"], of(two_links)["nvlink_links_up"]) == (2, 1)
     assert "nvlink_links" not in of(no_links)
+
+
+REMOTE_TYPE, REMOTE_PCI = "nvmlDeviceGetNvLinkRemoteDeviceType", "nvmlDeviceGetNvLinkRemotePciInfo_v2"
+
+
+def ends(*readings: dict[str, Any]) -> list[dict[str, str]]:
+    return [{k: v for k, v in one["labels"][GPU].items() if k.startswith("nvlink")} for one in readings]
+
+
+def test_what_nvlinks_lead_to(driver: Path) -> None:
+    buses = [f"{REMOTE_PCI}:{link} 0 {bus} 0" for link, bus in enumerate((0x42, 0x43, 0x42, 0xC5))]
+    others = [f"{REMOTE_TYPE}:3 0 2 0", f"{REMOTE_TYPE}:4 0 255 0"]  # a switch, and what is not known
+    readings = read(
+        driver,
+        [
+            step(*links(range(1), *buses, total=5)),
+            step(*links(range(5), *buses, *others, total=5)),
+            step(*links(range(1, 2), total=5)),
+        ],
+    )
+    all_of_them = {"nvlink_gpus": "0000:42:00,0000:43:00", "nvlink_switches": "0000:c5:00"}
+    # One that is down does not say; what is known stays known.
+    assert ends(*readings) == [{"nvlink_gpus": "0000:42:00"}, all_of_them, all_of_them]
+
+
+def test_where_nothing_is_known_of_the_other_ends_nothing_is_told(driver: Path, tmp_path: Path) -> None:
+    silent = [[f"{call} 0 0 {NOT_SUPPORTED}"] for call in (REMOTE_TYPE, REMOTE_PCI)]
+    no_links = step("field:91:0 0 0 0")
+    readings = read(driver, [step(*links(range(2), *lines)) for lines in silent] + [no_links])
+    (old,) = read(build(tmp_path, "-DOLD_DRIVER"), [step(*links(range(2)))])
+    assert ends(*readings, old) == [{}] * 4
+    assert [of(one).get("nvlink_links_up") for one in (*readings, old)] == [2, 2, 0, 2]
+    assert not any(of(one)["lost"] for one in (*readings, old))
 
 
 def test_a_lost_gpu_is_told_once_and_the_others_are_read(driver: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,74 @@ def test_gpus_that_share_a_root_port_are_told_of(degraded: tuple[int, ...], told
     assert (cause.mechanism, cause.subject) == ("PCIe degraded", CARD)
     assert f"; the same on {told} below root port 0000:40:01.1" in cause.summary
     assert [e.subject for e in cause.evidence if e.signal == "pcie_width"] == [f"n0/gpu/GPU-{n}" for n in degraded]
+
+
+def bridged(*ends: int, joined: Mapping[int, dict[str, str]]) -> Stage:
+    """Four instances on a GPU each, of which those at these `ends` lose NVLinks and are slower; `joined`: labels by GPU."""
+
+    def fault(scene: Scene, elapsed: float) -> None:
+        for number in ends:
+            if (instance := f"n0/{8080 + 10 * number}") in scene.slower:
+                scene.slower[instance] *= 3
+                scene.signals[f"n0/gpu/GPU-{number}"]["nvlink_links_up"] = 17.0
+
+    cards = {f"n0/gpu/GPU-{k}": {"pci": f"0000:4{k}:00"} | joined.get(k, {}) for k in range(4)}
+    fleet = Fleet([("a",) * 4, ("a",) * 3], seed=5, gpus=True, noise=Noise(blips_per_second=0), labels=cards)
+    stage = Stage(fleet, Ranking())
+    stage.run(45)
+    stage.fleet.strike(fault)
+    stage.run(30)
+    return stage
+
+
+SWITCHED = {k: {"nvlink_switches": "0000:c5:00,0000:c6:00"} for k in range(3)}
+# That the second knows of the link is enough.
+JOINED = {1: {"nvlink_gpus": "0000:40:00"}}
+
+
+@pytest.mark.parametrize(
+    ("joined", "told"),
+    [
+        (JOINED, "; the same on 1 of 1 other joined to it by NVLink"),
+        (SWITCHED, "; the same on 1 of 2 others on NVSwitch 0000:c5:00, 0000:c6:00"),
+    ],
+)
+def test_a_fault_of_what_nvlink_joins_is_one_incident(joined: dict[int, dict[str, str]], told: str) -> None:
+    stage = bridged(0, 1, joined=joined)
+    (incident,) = stage.incidents
+    cause = incident.causes[0]
+    other = {VICTIM: "n0/gpu/GPU-1", NEIGHBOUR: CARD}[incident.subject]
+    assert cause.mechanism == "NVLink degraded"
+    assert told in cause.summary
+    assert other in [e.subject for e in cause.evidence]
+    # Who has no incident of his own is known to be part of it, and is well again by itself.
+    of = {one.id: one.incident for one in stage.state.instances}
+    assert of[VICTIM] == of[NEIGHBOUR] == incident.id
+    stage.fleet.strike(None)
+    stage.run(180)
+    assert {one.incident for one in stage.state.instances} == {""}
+    assert len(stage.incidents) == 1
+
+
+def test_what_is_left_ill_when_the_other_end_is_well_is_told() -> None:
+    stage = bridged(0, 1, joined=JOINED)
+    told = stage.incidents[0].subject
+    left = {VICTIM: 1, NEIGHBOUR: 0}[told]
+
+    def half(scene: Scene, elapsed: float) -> None:
+        if f"n0/gpu/GPU-{left}" in scene.signals:
+            scene.slower[f"n0/{8080 + 10 * left}"] *= 3
+            scene.signals[f"n0/gpu/GPU-{left}"]["nvlink_links_up"] = 17.0
+
+    stage.fleet.strike(half)
+    stage.run(180)
+    assert [incident.subject for incident in stage.incidents] == [told, f"n0/{8080 + 10 * left}"]
+
+
+def test_gpus_that_nothing_joins_have_faults_of_their_own() -> None:
+    stage = bridged(0, 1, joined={})
+    assert {incident.subject for incident in stage.incidents} == {VICTIM, NEIGHBOUR}
+    assert not any("joined" in incident.causes[0].summary for incident in stage.incidents)
 
 
 def test_every_mechanism_is_documented() -> None:

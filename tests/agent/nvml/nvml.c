@@ -104,6 +104,17 @@ NUMBER_OF(nvmlDeviceGetTemperatureThreshold)
 NUMBER_OF(nvmlDeviceGetClockInfo)
 NUMBER_OF(nvmlDeviceGetMaxClockInfo)
 NUMBER_OF(nvmlDeviceGetNvLinkState)
+#ifndef OLD_DRIVER
+NUMBER_OF(nvmlDeviceGetNvLinkRemoteDeviceType)
+/* The value is the bus. */
+result nvmlDeviceGetNvLinkRemotePciInfo_v2(device d, unsigned link, struct pci *out) {
+    unsigned bus;
+    result r = number_of(__func__, link, d, &bus);
+    memset(out, 0, sizeof *out);
+    snprintf(out->address, sizeof out->address, "00000000:%02X:00.0", bus);
+    return r;
+}
+#endif
 #ifdef NEW_DRIVER
 struct temperature { unsigned version; int sensor, celsius; };
 result nvmlDeviceGetTemperatureV(device d, struct temperature *out) { return number("nvmlDeviceGetTemperature", d, (unsigned *)&out->celsius); }
