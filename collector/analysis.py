@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from trimtab.agent.wire import analysis_pb2 as wire
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.window import Window
 
@@ -24,6 +25,9 @@ class Journal(Protocol):
 
     def memory(self) -> str:
         """What the analysis asked to be remembered last; empty for nothing."""
+
+    def heard(self) -> Sequence[wire.Heard]:
+        """The nodes that sent windows within the last hour before the newest window of all, but for those that said goodbye."""
 
     def remember(self, memory: str) -> None:
         """Store this, at most `MEMORY_MAX` characters, in place of it; returns once it is queued."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import socket
+from collections.abc import Sequence
 
 from trimtab.agent.wire import analysis_pb2 as wire
 from trimtab.agent.wire import query_pb2 as pb
@@ -38,7 +39,7 @@ def serve(line: socket.socket, analysis: Analysis) -> None:
         message = wire.ToAnalysis.FromString(data)
         match message.WhichOneof("content"):
             case "start":
-                found.known, found.remembered = list(message.start.incidents), message.start.memory
+                found.start = message.start
                 analysis.start(found, found.changed)
             case "schema":
                 schemas.put(message.schema.node, message.schema.schema)
@@ -57,18 +58,20 @@ class _Found:
     """The journal, as the analysis sees it: what it saves goes to the collector with the next outcome."""
 
     def __init__(self) -> None:
-        self.known: list[pb.Incident] = []
-        self.remembered = ""
+        self.start = wire.Start()
         self.outcome = wire.Outcome()
 
     def incidents(self, limit: int = 1000) -> list[pb.Incident]:
-        return self.known[:limit]
+        return list(self.start.incidents[:limit])
 
     def save_incident(self, incident: pb.Incident) -> None:
         self.outcome.saved.append(incident)
 
     def memory(self) -> str:
-        return self.remembered
+        return self.start.memory
+
+    def heard(self) -> Sequence[wire.Heard]:
+        return self.start.heard
 
     def remember(self, memory: str) -> None:
         self.outcome.memory = memory

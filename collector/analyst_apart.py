@@ -108,7 +108,7 @@ class AnalystApart:
     def _live(self, outcomes: Outcomes) -> str:
         """One process from its start to its end; how it ended."""
         try:
-            start = frame(wire.ToAnalysis(start=wire.Start(incidents=outcomes.known(), memory=outcomes.memory())))
+            start = frame(wire.ToAnalysis(start=outcomes.start()))
             ours, theirs = socket.socketpair()
             with theirs:
                 # One thread of OpenBLAS is enough for arrays as small as these.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from trimtab.agent.wire import analysis_pb2 as wire
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
+from trimtab.agent.wire.events import AGENT_STOPPED
 from trimtab.agent.wire.overrides import OVERRIDES_MAX
 from trimtab.collector.arrow import Columns
 from trimtab.collector.store import Store
@@ -42,6 +45,20 @@ _MEMORY = "analysis_memory"
 _FORGET = "DELETE FROM meta USING incoming WHERE meta.key = incoming.key"
 _REMEMBER = "INSERT INTO meta BY NAME SELECT * FROM incoming"
 _FIND_MEMORY = "SELECT value FROM meta WHERE key = ?"
+_HEARD = """
+WITH lately AS (
+    SELECT r.node, max(a.start) AS start, arg_max(a.duration_seconds, a.start) AS seconds
+    FROM arrivals a JOIN stream_records r USING (stream)
+    WHERE a.start >= (SELECT max(last_window) FROM streams) - to_seconds($within) GROUP BY r.node
+)
+SELECT node, epoch_us(start), seconds, labels FROM lately JOIN nodes USING (node)
+WHERE NOT EXISTS (
+    SELECT 1 FROM events e
+    WHERE e.node = lately.node AND e.name = $goodbye AND e.occurred >= lately.start - to_seconds(ceil(seconds)::BIGINT)
+)
+ORDER BY node
+"""
+_HEARD_SECONDS = 3600
 _SEEN = """
 INSERT INTO decision_states BY NAME SELECT * REPLACE (make_timestamp(decided) AS decided, from_hex(seen) AS seen) FROM incoming
 """
@@ -91,6 +108,21 @@ class StoredJournal:
         with self._store.reading() as connection:
             found = connection.execute(_FIND_MEMORY, [_MEMORY]).fetchone()
         return str(found[0]) if found else ""
+
+    def heard(self) -> list[wire.Heard]:
+        """Who sent windows lately (see `Journal`). Raises StoreError."""
+        with self._store.reading() as connection:
+            wanted = {"within": _HEARD_SECONDS, "goodbye": AGENT_STOPPED}
+            found = connection.execute(_HEARD, wanted).fetchall()
+        return [
+            wire.Heard(
+                node=node,
+                last_unix_ns=start * 1000 + round(seconds * 1e9),
+                window_seconds=seconds,
+                labels=json.loads(labels),
+            )
+            for node, start, seconds, labels in found
+        ]
 
     def remember(self, memory: str) -> None:
         """Returns once it is queued. Raises StoreError when too much waits."""

@@ -31,6 +31,10 @@ class Outcomes:
         self._memory: str | None = None
         self._memory_unsaved = False
 
+    def start(self) -> wire.Start:
+        """What the next analysis takes up. Raises StoreError."""
+        return wire.Start(incidents=self.known(), memory=self.memory(), heard=self._journal.heard())
+
     def known(self) -> list[pb.Incident]:
         """What the next analysis takes up, newest first. Raises StoreError."""
         found = {incident.id: incident for incident in self._journal.incidents(KNOWN_MAX)} | self._newest

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trimtab.agent.wire import analysis_pb2 as wire
 from trimtab.agent.wire.events import AGENT_STOPPED
 from trimtab.detector import silent_cause
 from trimtab.detector.history import History, Node
@@ -17,6 +19,8 @@ PATIENCE = 3.0
 """So many times longer than nothing is known of its instances a node must have been silent."""
 GONE_SECONDS = 7 * 86400.0
 """A node that was silent for longer does not come back."""
+# Of no window: whatever comes is new.
+_UNHEARD = (0, 0)
 
 
 @dataclass
@@ -38,6 +42,10 @@ class Silent:
     def __init__(self, stale_seconds: float, incidents: Incidents) -> None:
         self._stale_seconds, self._incidents = stale_seconds, incidents
         self._heard: dict[str, _Heard] = {}
+
+    def start(self, heard: Sequence[wire.Heard]) -> None:
+        """Expect those that were heard before this process began: each is given its time, for it may have to connect again first."""
+        self._heard = {one.node: _Heard(_UNHEARD, one.last_unix_ns, one.window_seconds) for one in heard}
 
     def tick(self, history: History, now_unix_ns: int, seconds: float) -> None:
         """Another `seconds` have passed."""
@@ -105,7 +113,7 @@ class Silent:
 
     def _forget(self, now_unix_ns: int) -> None:
         for name, heard in list(self._heard.items()):
-            if heard.quiet_seconds > GONE_SECONDS:
+            if max(heard.quiet_seconds, (now_unix_ns - heard.last_unix_ns) / 1e9) > GONE_SECONDS:
                 del self._heard[name]
         for subject, entry in list(self._incidents.open.items()):
             begun = entry.incident.since_unix_ns

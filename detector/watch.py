@@ -78,6 +78,7 @@ class Watch:
     def start(self, journal: Journal, changed: Callable[[pb.Incident], None]) -> None:
         self._incidents.start(journal, changed)
         self._journal = journal
+        self._silent.start(journal.heard())
         try:
             memory.restore(self._judge.budget, journal.memory())
         except ValueError as error:

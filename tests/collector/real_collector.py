@@ -67,11 +67,11 @@ class Served:
 
 
 @contextmanager
-def serving(directory: Path, agents_max: int = 64, state: Path | None = None) -> Iterator[Served]:
-    """A collector that is ready; ended politely. Its state is below `directory`, or in `state`."""
+def serving(directory: Path, agents_max: int = 64, state: Path | None = None, more: str = "") -> Iterator[Served]:
+    """A collector that is ready; ended politely. Its state is below `directory`, or in `state`; `more` settings."""
     port = free_ports(1)
     config = directory / "trimtab.toml"
-    config.write_text(_CONFIG.format(port=port, agents_max=agents_max))
+    config.write_text(_CONFIG.format(port=port, agents_max=agents_max) + more)
     state = state or directory / "state"
     state.mkdir(exist_ok=True)
     installed = Installation(config, state, f"127.0.0.1:{port}")
@@ -83,10 +83,10 @@ def serving(directory: Path, agents_max: int = 64, state: Path | None = None) ->
 class GoodAgent:
     """Sends one window after the other, each once the last is acknowledged, until it is stopped. `fault` says what disturbed it."""
 
-    def __init__(self, served: Served, node: str = "good") -> None:
+    def __init__(self, served: Served, node: str = "good", spool: str = "spool") -> None:
         self.acknowledged = 0
         self.fault = ""
-        self._served, self._node = served, node
+        self._served, self._node, self._spool = served, node, spool
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -109,7 +109,7 @@ class GoodAgent:
         of = schema({"node": (["cpu_busy_cores"], [self._node])})
         try:
             with self._served.telemetry() as stub:
-                stream = Sending(stub, hello(self._node), of, timeout=600)
+                stream = Sending(stub, hello(self._node, spool_id=self._spool), of, timeout=600)
                 stream.next()
                 while not self._stop.is_set():
                     stream.send(window(self.acknowledged + 1, of))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trimtab.agent.sketch.loglinear import of_seconds
+from trimtab.agent.wire import analysis_pb2 as wire
 from trimtab.agent.wire import query_pb2 as query
 from trimtab.agent.wire import telemetry_pb2 as pb
 from trimtab.agent.wire.columns import (
@@ -328,6 +329,7 @@ class Recorder:
         self.stored = {incident.id: incident for incident in stored}
         self.saves: list[query.Incident] = []
         self.remembered, self.refused = "", list[str]()
+        self.nodes: list[wire.Heard] = []
 
     def incidents(self, limit: int = 1000) -> list[query.Incident]:
         return sorted(self.stored.values(), key=lambda i: -i.opened_unix_ns)[:limit]
@@ -338,6 +340,9 @@ class Recorder:
 
     def memory(self) -> str:
         return self.remembered
+
+    def heard(self) -> list[wire.Heard]:
+        return self.nodes
 
     def remember(self, memory: str) -> None:
         self.remembered = memory

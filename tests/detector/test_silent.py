@@ -8,6 +8,7 @@ import pytest
 
 from tests.detector.faults import slow
 from tests.detector.fleet import Fleet, Noise, Stage
+from trimtab.agent.wire import analysis_pb2 as wire
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire import telemetry_pb2 as telemetry
 from trimtab.agent.wire.events import AGENT_STOPPED
@@ -131,6 +132,42 @@ def test_an_input_that_was_lost_is_back_after_a_restart() -> None:
     stage.restart()
     run(stage, 1)
     assert told(stage) == [(INPUT, RESOLVED, "no input")]
+
+
+def heard(stage: Stage, *nodes: str) -> list[wire.Heard]:
+    return [wire.Heard(node=node, last_unix_ns=stage.fleet.now_ns, window_seconds=1) for node in nodes]
+
+
+def test_who_does_not_come_back_after_a_restart_is_missed() -> None:
+    stage = staged()
+    stage.journal.nodes = heard(stage, "n0", "n1", "n2")
+    last = stage.fleet.now_ns
+    stage.restart()
+    # The others take their time to connect again; what they had spooled meanwhile is as good as new.
+    run(stage, 1, {"n0", "n1", "n2"})
+    run(stage, PATIENCE_SECONDS - 5, {"n1", "n2"})
+    run(stage, PATIENCE_SECONDS, {"n1"})
+    assert told(stage) == [("n1", OPEN, "node silent")]
+    assert stage.incidents[0].since_unix_ns == last
+    run(stage, 1)
+    assert told(stage) == [("n1", RESOLVED, "node silent")]
+
+
+def test_when_nobody_comes_back_after_a_restart_it_is_the_input() -> None:
+    stage = staged()
+    stage.journal.nodes = heard(stage, "n0", "n1", "n2")
+    stage.restart()
+    run(stage, 60, {"n0", "n1", "n2"})
+    assert told(stage) == [(INPUT, OPEN, "no input")]
+
+
+def test_who_was_heard_a_week_before_a_restart_is_not_missed() -> None:
+    stage = staged()
+    stage.journal.nodes = heard(stage, "n0", "n1", "n2", "n9")
+    stage.fleet.now_ns += round(GONE_SECONDS * SECOND)
+    stage.restart()
+    run(stage, 60)
+    assert stage.incidents == []
 
 
 def test_it_is_the_same_incident_when_it_falls_silent_again_soon() -> None:
