@@ -92,7 +92,7 @@ class Watch:
         seconds = min(10.0, max(0.0, (now_unix_ns - (self._last_tick_ns or now_unix_ns)) / 1e9))
         self._last_tick_ns = now_unix_ns
         self._take_stock(now_unix_ns)
-        self._silent.tick(self._history, now_unix_ns, seconds)
+        self._silent.tick(self._history, self._topology.places, now_unix_ns, seconds)
         readings = read(self._history, self._rows.ids, now_unix_ns, self._settings.stale_seconds)
         verdicts, self._agreement = self._judge.judge(readings, self._rows.groups, self._rows.node_groups), None
         self._places.observe(verdicts, self._rows)

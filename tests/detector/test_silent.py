@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import pytest
 
@@ -21,9 +21,10 @@ PATIENCE_SECONDS = 31
 """Three times `stale_seconds`, and a window."""
 
 
-def staged(nodes: int = 3, window_seconds: float = 1.0) -> Stage:
+def staged(nodes: int = 3, window_seconds: float = 1.0, racks: Mapping[str, str] | None = None) -> Stage:
+    labels = {node: {"rack": rack} for node, rack in (racks or {}).items()}
     quiet = Noise(bursts_per_second=0, blips_per_second=0)
-    stage = Stage(Fleet([("m",) * 2] * nodes, noise=quiet, window_seconds=window_seconds))
+    stage = Stage(Fleet([("m",) * 2] * nodes, noise=quiet, window_seconds=window_seconds, labels=labels))
     stage.run(40)
     return stage
 
@@ -168,6 +169,84 @@ def test_who_was_heard_a_week_before_a_restart_is_not_missed() -> None:
     stage.restart()
     run(stage, 60)
     assert stage.incidents == []
+
+
+RACK = dict.fromkeys(("n0", "n1", "n2"), "r1") | {"n3": "r2"}
+
+
+def in_racks(stage: Stage) -> list[wire.Heard]:
+    last = stage.fleet.now_ns
+    return [
+        wire.Heard(node=node, last_unix_ns=last, window_seconds=1, labels={"rack": rack}) for node, rack in RACK.items()
+    ]
+
+
+def test_a_rack_that_falls_silent_is_one_incident() -> None:
+    stage = staged(5, racks=RACK)
+    last = stage.fleet.now_ns
+    run(stage, 1, {"n0"})
+    run(stage, 4, {"n0", "n1"})
+    run(stage, 100, {"n0", "n1", "n2"})
+    assert told(stage) == [("rack r1", OPEN, "rack silent")]
+    (incident,) = stage.incidents
+    assert (incident.node, incident.since_unix_ns) == ("", last)
+    assert "3 of 3 nodes of rack r1 fell silent together, while 2 other nodes go on" in incident.causes[0].summary
+    assert [e.subject for e in incident.causes[0].evidence] == ["n0", "n1", "n2"]
+    # The first that is back does not end it; the last is given its time, and then is one node.
+    run(stage, 5, {"n0", "n1"})
+    assert told(stage) == [("rack r1", OPEN, "rack silent")]
+    run(stage, 20, {"n0"})
+    assert told(stage) == [("rack r1", RESOLVED, "rack silent")]
+    run(stage, 20, {"n0"})
+    assert told(stage) == [("rack r1", RESOLVED, "rack silent"), ("n0", OPEN, "node silent")]
+
+
+def test_a_rack_of_which_most_are_silent_is_one_incident_and_takes_in_the_next() -> None:
+    stage = staged(4, racks=RACK)
+    run(stage, 60, {"n0", "n1"})
+    assert told(stage) == [("rack r1", OPEN, "rack silent")]
+    run(stage, 60, {"n0", "n1", "n2"})
+    assert told(stage) == [("rack r1", OPEN, "rack silent")]
+
+
+def test_a_rack_whose_silence_is_told_stays_so_through_a_restart() -> None:
+    stage = staged(4, racks=RACK)
+    stage.journal.nodes = in_racks(stage)
+    run(stage, 60, {"n0", "n1"})
+    stage.restart()
+    run(stage, 60, {"n0", "n1"})
+    assert [(i.subject, i.status, i.reopened) for i in stage.incidents] == [("rack r1", OPEN, 0)]
+    run(stage, 1)
+    assert told(stage) == [("rack r1", RESOLVED, "rack silent")]
+
+
+def test_nodes_of_a_rack_that_fall_silent_at_other_times_are_told_one_by_one() -> None:
+    stage = staged(4, racks=RACK)
+    run(stage, 15, {"n0"})
+    run(stage, 60, {"n0", "n1"})
+    assert sorted(told(stage)) == [("n0", OPEN, "node silent"), ("n1", OPEN, "node silent")]
+
+
+def test_few_of_a_rack_and_nodes_of_several_are_told_one_by_one() -> None:
+    stage = staged(4, racks=RACK)
+    run(stage, 60, {"n0", "n3"})
+    assert sorted(told(stage)) == [("n0", OPEN, "node silent"), ("n3", OPEN, "node silent")]
+
+
+def test_who_only_hesitates_does_not_hide_who_is_silent() -> None:
+    stage = staged(4, racks=RACK)
+    run(stage, PATIENCE_SECONDS - 6, {"n0", "n1"})
+    run(stage, 1, {"n0"})
+    run(stage, 10, {"n0"})
+    assert told(stage) == [("n0", OPEN, "node silent")]
+
+
+def test_a_rack_that_died_while_the_collector_was_down_is_one_incident() -> None:
+    stage = staged(4, racks=RACK)
+    stage.journal.nodes = in_racks(stage)
+    stage.restart()
+    run(stage, 60, {"n0", "n1", "n2"})
+    assert told(stage) == [("rack r1", OPEN, "rack silent")]
 
 
 def test_it_is_the_same_incident_when_it_falls_silent_again_soon() -> None:

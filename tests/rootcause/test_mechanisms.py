@@ -12,7 +12,7 @@ import pytest
 from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM, signals
 from tests.detector.fleet import Fault, Fleet, Noise, Scene, Stage
 from trimtab.detector import drift_cause
-from trimtab.detector.silent_cause import NO_INPUT, NODE_SILENT
+from trimtab.detector.silent_cause import NO_INPUT, NODE_SILENT, PLACE_SILENT
 from trimtab.rootcause import dependency
 from trimtab.rootcause.rank import Ranking
 from trimtab.rootcause.signatures import SIGNATURES
@@ -271,7 +271,7 @@ def test_every_mechanism_is_documented() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "rootcause.md").read_text()
     known = {s.mechanism for s in SIGNATURES} | {"noisy neighbour", "model regression", "unknown"}
     assert known == set(FAULTS)
-    others = {dependency.MECHANISM, drift_cause.MECHANISM, NODE_SILENT, NO_INPUT}
+    others = {dependency.MECHANISM, drift_cause.MECHANISM, NODE_SILENT, PLACE_SILENT, NO_INPUT}
     assert set(re.findall(r"^### (.+)$", page, re.MULTILINE)) == known | others
 
 
