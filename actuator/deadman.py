@@ -27,6 +27,8 @@ from trimtab.agent.clock import Clock
 SILENCE_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 """Nothing is steered while the switch has not answered for that long."""
+STARTING_SECONDS = 10.0
+"""So long the first one may take to start, on a busy machine, before that is called trouble. Nothing is steered meanwhile."""
 RETRY_SECONDS = 30.0
 ALIVE, LEAVE = b".", b"q"
 
@@ -39,6 +41,8 @@ class DeadMan:
     def __init__(self, ledger: Path, clock: Clock) -> None:
         self._clock = clock
         self._answered = -math.inf
+        self._begun = math.inf
+        """When the first was started."""
         self._command = [sys.executable, "-m", "trimtab.actuator.deadman", str(ledger)]
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -47,20 +51,29 @@ class DeadMan:
 
         It may start and end at once, or hang: only an answer shows that it is at work.
         """
-        trouble = "it does not answer"
+        trouble = ""
+        now = self._clock.monotonic()
         try:
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None:
+                self._process, self._begun = self._start(), now
+            elif self._process.poll() is not None:
+                trouble = "it ended by itself"
                 self._process = self._start()
+            elif self._answered > -math.inf or now - self._begun > STARTING_SECONDS:
+                trouble = "it does not answer"
             assert self._process.stdin
             assert self._process.stdout
             with contextlib.suppress(BlockingIOError):
                 if os.read(self._process.stdout.fileno(), 4096):
-                    self._answered = self._clock.monotonic()
+                    self._answered = now
             os.write(self._process.stdin.fileno(), ALIVE)
         except OSError as error:
             trouble = error.strerror or str(error)
-        silent = self._clock.monotonic() - self._answered > ANSWER_SECONDS
-        return f"no dead man's switch ({trouble}): neutral" if silent else ""
+        if now - self._answered <= ANSWER_SECONDS:
+            return ""
+        return (
+            f"no dead man's switch ({trouble}): neutral" if trouble else "no dead man's switch yet, it starts: neutral"
+        )
 
     def _start(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.actuator.conftest import until
-from trimtab.actuator.deadman import ANSWER_SECONDS, DeadMan
+from trimtab.actuator.deadman import ANSWER_SECONDS, STARTING_SECONDS, DeadMan
 from trimtab.agent.clock import ManualClock
 
 
@@ -62,3 +62,33 @@ def test_one_that_dies_at_the_start_is_none(switch: DeadMan, clock: ManualClock)
         clock.advance(1)
         assert "no dead man's switch" in switch.beat()
         time.sleep(0.05)
+
+
+def test_one_that_only_starts_is_no_trouble_and_nothing_is_steered(switch: DeadMan, clock: ManualClock) -> None:
+    switch._command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    for _ in range(2):
+        assert switch.beat() == "no dead man's switch yet, it starts: neutral"
+        clock.advance(STARTING_SECONDS / 2)
+    switch.beat()
+    clock.advance(0.1)
+    for _ in range(2):
+        assert switch.beat() == "no dead man's switch (it does not answer): neutral"
+        clock.advance(STARTING_SECONDS)
+
+
+def test_one_that_answered_before_has_no_time_to_start(switch: DeadMan, clock: ManualClock) -> None:
+    until(lambda: switch.beat() == "", 10, "it answers")
+    assert switch._process
+    os.kill(switch._process.pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{switch._process.pid}/stat").read_text().split()[2] == "T", 5, "hangs")
+    switch.beat()
+    clock.advance(ANSWER_SECONDS + 0.1)
+    assert switch.beat() == "no dead man's switch (it does not answer): neutral"
+
+
+def test_one_that_ends_by_itself_is_trouble_at_once(switch: DeadMan) -> None:
+    switch._command = [sys.executable, "-c", ""]
+    switch.beat()
+    assert switch._process
+    switch._process.wait()
+    assert switch.beat() == "no dead man's switch (it ended by itself): neutral"
