@@ -6,15 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.agent.wire import telemetry_pb2 as telemetry
 from trimtab.detector.history import GPU, INSTANCE, NODE, History
-from trimtab.detector.quantity import quantity
 from trimtab.detector.topology import Topology
 from trimtab.rootcause.case import Case
 from trimtab.rootcause.dependency import blamed, slow_dependency, with_callers
-from trimtab.rootcause.evidence import evidence, levels, of_event
+from trimtab.rootcause.evidence import evidence, levels
+from trimtab.rootcause.fit import EVIDENCE_MAX, UNKNOWN, fitting
 from trimtab.rootcause.movement import Movement, Movements, steps_of
-from trimtab.rootcause.siblings import with_siblings
 from trimtab.rootcause.signatures import (
     CPU_USED,
     ERROR_RATIO,
@@ -23,20 +21,13 @@ from trimtab.rootcause.signatures import (
     REGRESSION_REMEDY,
     REQUESTS,
     RUN_QUEUE,
-    SIGNATURES,
     SYMPTOMS,
     UNKNOWN_REMEDY,
     Sign,
-    Signature,
 )
 
 CAUSES_MAX = 3
-EVIDENCE_MAX = 6
 MEMBERS_MAX = 64
-_EVENT_CONFIDENCE = 0.97
-# A node's signal, when other instances of that node are well and nothing of the instance's own moved with it.
-_NODE_ALONE = 0.6
-_EVENT_SECONDS_BEFORE = 10.0
 _MEMBERS_SHARE = 0.6
 
 
@@ -70,10 +61,10 @@ def _explain_one(case: Case) -> list[pb.Cause]:
     return found
 
 
-def _fitting(case: Case) -> Iterable[pb.Cause]:
+def _fitting(case: Case) -> list[pb.Cause]:
     """One of each mechanism that fits this instance by itself, the more specific first."""
-    causes = [_fit(case, signature) for signature in SIGNATURES]
-    return (cause for cause in (*causes, slow_dependency(case)) if cause is not None)
+    dependency = slow_dependency(case)
+    return [*fitting(case), *([dependency] if dependency else [])]
 
 
 def _explain_all(cases: Sequence[Case], subject: str, of_model: bool) -> list[pb.Cause]:
@@ -99,68 +90,6 @@ def _explain_all(cases: Sequence[Case], subject: str, of_model: bool) -> list[pb
 def _best(causes: Iterable[pb.Cause]) -> list[pb.Cause]:
     # The sort is stable: of equals, the more specific comes first.
     return sorted(causes, key=lambda c: -c.confidence)[:CAUSES_MAX]
-
-
-def _fit(case: Case, signature: Signature) -> pb.Cause | None:
-    """The signature's cause, if it fits."""
-    happened = [of_event(e) for e in _events(case, signature)]
-    needs = [(sign, case.moved(sign)) for sign in signature.needs]
-    if any(case.moved(sign, common=True) for sign in signature.unless):
-        return None
-    leads = [
-        (sign, case.moved(sign) or (case.moved(sign, True) if signature.common else None)) for sign in signature.leads
-    ]
-    leads = [(sign, found) for sign, found in leads if found is not None]
-    if not happened and (not leads or any(found is None for _, found in needs)):
-        return None
-    supports = [(sign, found) for sign in signature.supports if (found := case.moved(sign)) is not None]
-    doubt = (1 - signature.confidence) * (2 / 3) ** len(supports)
-    confidence = 1 - doubt
-    if happened:
-        confidence = max(confidence, _EVENT_CONFIDENCE)
-    elif leads[0][0].kind == NODE and not _own_moved(case, [*leads, *needs, *supports]):
-        confidence *= _NODE_ALONE
-    told: dict[tuple[str, str], pb.Evidence] = {}
-    for sign, found in [*leads, *needs, *supports]:
-        if found is not None:
-            told.setdefault((found[1].subject, sign.signal), case.evidence(sign, found))
-    listed = [*told.values(), *happened][:EVIDENCE_MAX]
-    lead = listed[0]
-    summary = signature.summary.format(
-        subject=lead.subject,
-        instance=case.instance,
-        signal=lead.signal,
-        before=f"{lead.before:.0%}" if lead.signal.endswith("_ratio") else quantity(lead.before, lead.unit),
-        after=f"{lead.after:.0%}" if lead.signal.endswith("_ratio") else quantity(lead.after, lead.unit),
-    )
-    cause = pb.Cause(
-        subject=lead.subject,
-        mechanism=signature.mechanism,
-        confidence=min(confidence, 0.99),
-        summary=summary,
-        remedy=signature.remedy,
-        evidence=listed,
-    )
-    if signature.link and leads:
-        with_siblings(case, leads[0][0], signature.link, cause)
-    return cause
-
-
-def _own_moved(case: Case, signs: Iterable[tuple[Sign, tuple[Movements, Movement] | None]]) -> bool:
-    """Whether no healthy instance shares the node, or something moved that is this instance's own."""
-    shared = [peer for peer in case.peers if peer.startswith(f"{case.node}/")]
-    return not shared or any(found is not None and sign.kind != NODE for sign, found in signs)
-
-
-def _events(case: Case, signature: Signature) -> list[telemetry.Event]:
-    mine = {case.instance, *case.gpus(case.instance)}
-    since = case.since_unix_ns - round(_EVENT_SECONDS_BEFORE * 1e9)
-    return [
-        e
-        for e in case.history.events(case.node, since)
-        if e.name in signature.events
-        and (e.subject in mine or (e.subject == case.node and signature.mechanism == "out of memory"))
-    ]
 
 
 def _neighbours(case: Case) -> list[pb.Cause]:
@@ -231,7 +160,7 @@ def _unknown(case: Case) -> pb.Cause:
     return pb.Cause(
         subject=case.instance,
         mechanism="unknown",
-        confidence=0.2,
+        confidence=UNKNOWN,
         summary=f"no known mechanism explains what happened to {case.instance}",
         remedy=UNKNOWN_REMEDY,
         evidence=[case.evidence(sign, found) for _, sign, found in movers[:EVIDENCE_MAX]],

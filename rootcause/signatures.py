@@ -69,6 +69,8 @@ class Signature:
     """It is not this when one of these moved on most peers as well."""
     common: bool = False
     """What leads may have moved on the peers as well: it comes from outside, and hits all."""
+    entails: frozenset[str] = frozenset()
+    """Signals that it moves by itself, besides those that it is known by: they are no evidence of another mechanism beside it."""
     link: Link | None = None
     """It may be of such a link that GPUs share: whether those of the others moved as well is told."""
 
@@ -135,6 +137,7 @@ SIGNATURES = (
         0.94,
         leads=(_gpu("throttle_thermal", 1, 0.3),),
         supports=(_gpu("temperature_celsius", 1, 5.0), _gpu("sm_clock_hertz", -1, 5e7, 1.05)),
+        entails=frozenset({"throttle_hardware"}),
         summary="{subject} throttles its clock because it is too hot",
         remedy="Check fans, airflow and inlet temperature of the node; move load away until it has cooled.",
     ),
@@ -144,6 +147,7 @@ SIGNATURES = (
         leads=(_gpu("power_limit_watts", -1, 10.0, 1.05), _gpu("throttle_power", 1, 0.3)),
         needs=(_gpu("throttle_power", 1, 0.3),),
         supports=(_gpu("sm_clock_hertz", -1, 5e7, 1.05),),
+        entails=frozenset({"throttle_hardware"}),
         summary="{subject} throttles its clock at its power limit",
         remedy="Raise the power limit (nvidia-smi -pl) where the supply allows it, or give the GPU less work.",
     ),
@@ -222,6 +226,8 @@ SIGNATURES = (
         leads=(_instance("cpu_limit_cores", -1, 0.05, 1.1), _instance("cpu_throttled_ratio", 1, 0.05, 2.0)),
         needs=(_instance("cpu_throttled_ratio", 1, 0.05, 2.0),),
         supports=(_instance("cpu_used_cores", -1, 0.1, 1.2),),
+        # Threads that are throttled wait in a run queue, and the host's pressure counts them.
+        entails=frozenset({"cpu_run_queue_ratio", "psi_cpu_some_ratio"}),
         summary="{subject} is throttled by the CPU quota of its cgroup",
         remedy="Raise the quota (cpu.max, the container's CPU limit), or give the instance less work.",
     ),

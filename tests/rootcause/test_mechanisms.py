@@ -5,17 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM, signals
+from tests.detector.faults import CARD, FAULTS, NEIGHBOUR, NODE, VICTIM, signals, together
 from tests.detector.fleet import Fault, Fleet, Noise, Scene, Stage
 from trimtab.detector import drift_cause
+from trimtab.detector.history import INSTANCE, History
 from trimtab.detector.silent_cause import NO_INPUT, NODE_SILENT, PLACE_SILENT
+from trimtab.detector.topology import Topology
 from trimtab.rootcause import dependency
+from trimtab.rootcause.case import Case
+from trimtab.rootcause.fit import Fit, beside
 from trimtab.rootcause.rank import Ranking
-from trimtab.rootcause.signatures import SIGNATURES
+from trimtab.rootcause.signatures import SIGNATURES, Sign, Signature
 
 SUBJECTS = {"traffic surge": "model a", "model regression": "model a"}
 CAUSE_SUBJECTS = {
@@ -197,6 +204,69 @@ def test_gpus_that_share_a_root_port_are_told_of(degraded: tuple[int, ...], told
     assert (cause.mechanism, cause.subject) == ("PCIe degraded", CARD)
     assert f"; the same on {told} below root port 0000:40:01.1" in cause.summary
     assert [e.subject for e in cause.evidence if e.signal == "pcie_width"] == [f"n0/gpu/GPU-{n}" for n in degraded]
+
+
+def causes_of(fault: Fault) -> dict[str, float]:
+    """What is told of an instance, by confidence."""
+    stage = Stage(Fleet([("a",) * 3, ("a",) * 3], seed=5, gpus=True, noise=Noise(blips_per_second=0)), Ranking())
+    stage.run(45)
+    stage.fleet.strike(fault)
+    stage.run(20)
+    (incident,) = stage.incidents
+    assert incident.subject == VICTIM
+    return {cause.mechanism: cause.confidence for cause in incident.causes}
+
+
+QUOTA, HOG = FAULTS["cgroup CPU quota"], signals(NODE, cpu_other_cores=2.4)
+PRESSURE = signals(NODE, psi_cpu_some_ratio=0.5)
+
+
+def test_waiting_for_a_cpu_that_a_quota_explains_is_no_second_cause() -> None:
+    alone = causes_of(QUOTA)
+    assert alone.keys() == {"cgroup CPU quota"}
+    assert causes_of(together(QUOTA, PRESSURE)) == alone
+
+
+def test_a_hog_beside_a_quota_is_told_as_surely_as_without() -> None:
+    hog, both = causes_of(together(FAULTS["CPU contention"], PRESSURE)), causes_of(together(QUOTA, HOG, PRESSURE))
+    assert list(both) == ["cgroup CPU quota", "CPU contention"]
+    assert hog["CPU contention"] == pytest.approx(0.9)
+    # What the quota explains, the pressure, makes the hog no surer.
+    assert both["CPU contention"] == pytest.approx(0.85, abs=0.005)
+
+
+def test_a_clock_that_heat_explains_is_no_fault_of_the_board() -> None:
+    assert causes_of(FAULTS["GPU thermal throttling"]).keys() == {"GPU thermal throttling"}
+    assert "GPU hardware slowdown" in causes_of(FAULTS["GPU hardware slowdown"])
+
+
+@st.composite
+def fits(draw: st.DrawFn) -> list[Fit]:
+    names = "abcd"
+    case = Case(History(180), Topology(), VICTIM, 0)
+    still: Any = (None, None)
+
+    def fit() -> Fit:
+        entails = frozenset(draw(st.sets(st.sampled_from(names))))
+        confidence = draw(st.floats(0.5, 0.95))
+        signature = Signature("m", confidence, (), summary="", remedy="", entails=entails)
+        leads, supports = (draw(st.lists(st.sampled_from(names), min_size=n)) for n in (1, 0))
+        found = [[(Sign(INSTANCE, name, 1, 1.0), still) for name in some] for some in (leads, supports)]
+        return Fit(case, signature, [], found[0], [], found[1])
+
+    return [fit() for _ in range(draw(st.integers(1, 4)))]
+
+
+@given(fits())
+def test_what_others_explain_never_makes_surer_and_leaves_the_surest_alone(some: list[Fit]) -> None:
+    before, after = [fit.confidence() for fit in some], [beside(fit, some) for fit in some]
+    assert all(0 <= now <= then for then, now in zip(before, after, strict=True))
+    if before.count(max(before)) == 1:
+        assert max(after) == max(before)
+    for fit, then, now in zip(some, before, after, strict=True):
+        explained = frozenset().union(*(one.signature.entails for one in some if one is not fit))
+        if fit.confidence(explained) == then:
+            assert now == then
 
 
 def bridged(*ends: int, joined: Mapping[int, dict[str, str]]) -> Stage:
