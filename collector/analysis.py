@@ -45,6 +45,9 @@ class Analysis(Protocol):
     def observe(self, windows: Sequence[Window]) -> None:
         """These windows are stored. In order for each node; may be old, when a node comes back with a full spool."""
 
+    def accept(self, incident: str) -> None:
+        """A person says that what the incident of this id tells of is meant to be so."""
+
     def tick(self, now_unix_ns: int) -> pb.FleetState:
         """Called once a second: judge, open and resolve incidents, and tell the state of every instance."""
 

@@ -47,6 +47,9 @@ def serve(line: socket.socket, analysis: Analysis) -> None:
                 windows.append(_window(message.window, schemas))
                 if len(windows) >= WINDOWS_MAX:
                     _observe(analysis, windows, failures)
+            case "accepted":
+                with failures.caught("what a person accepted"):
+                    analysis.accept(message.accepted)
             case "tick_unix_ns":
                 _observe(analysis, windows, failures)
                 with failures.caught("its tick"):

@@ -50,6 +50,11 @@ class Analyst:
         with self._lock, self._failures.caught("windows"):
             self._analysis.observe(windows)
 
+    def accept(self, incident: str) -> None:
+        """What this incident tells of is meant to be so."""
+        with self._lock, self._failures.caught("what a person accepted"):
+            self._analysis.accept(incident)
+
     def _run(self) -> None:
         while not self._clock.wait(self._stop, PERIOD_SECONDS):
             with self._lock, self._failures.caught("its tick"):

@@ -83,6 +83,10 @@ class AnalystApart:
         if windows:
             self._backlog.put(windows)
 
+    def accept(self, incident: str) -> None:
+        """What this incident tells of is meant to be so. Does not wait."""
+        self._backlog.accept(incident)
+
     def _tick(self) -> None:
         while not self._clock.wait(self._stop, PERIOD_SECONDS):
             self._backlog.tick(self._clock.unix_ns())
@@ -166,6 +170,8 @@ class AnalystApart:
 def _parts(turn: Turn, schemas: Schemas) -> Iterator[bytes]:
     """The turn in large pieces: each goes out with a wait for the interpreter's lock, which the threads of ingest hold."""
     part = bytearray()
+    for incident in turn.accepted:
+        part += frame(wire.ToAnalysis(accepted=incident))
     for entry in turn.entries:
         if schemas.put(entry.node, entry.schema):
             part += frame(wire.ToAnalysis(schema=wire.NodeSchema(node=entry.node, schema=entry.schema)))

@@ -35,6 +35,8 @@ class Turn:
     """The windows up to a tick, and the tick, which the newest turn does not have yet."""
 
     entries: list[Entry] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
+    """Incidents that tell of what is meant to be so."""
     size_bytes: int = 0
     tick_unix_ns: int | None = None
 
@@ -63,6 +65,11 @@ class Backlog:
             self._size_bytes += size
             self._shrink()
             self._changed.notify()
+
+    def accept(self, incident: str) -> None:
+        """A person says that what it tells of is meant to be so."""
+        with self._changed:
+            self._turns[-1].accepted.append(incident)
 
     def tick(self, now_unix_ns: int) -> None:
         """The analysis is to judge by what came before."""
@@ -101,7 +108,9 @@ class Backlog:
 
     def _shrink(self) -> None:
         while self._size_bytes > self._bytes_max or len(self._turns) > TURNS_MAX + 1:
-            lost = len(self._pop().entries)
+            oldest = self._pop()
+            self._turns[0].accepted[:0] = oldest.accepted
+            lost = len(oldest.entries)
             if lost and not self._left_out_now:
                 log.warning("the analysis is behind: the oldest windows are left out of it; all are stored")
             self._left_out_now += lost

@@ -52,8 +52,10 @@ class Remarks:
         standing: Standing,
         feed: IncidentFeed,
         clock: Clock,
+        accept: Callable[[str], None],
     ) -> None:
-        """Take up what is stored. Raises StoreError."""
+        """Take up what is stored. `accept` is told of each incident that is accepted. Raises StoreError."""
+        self._accept = accept
         self._writer, self._journal, self._standing, self._feed, self._clock = writer, journal, standing, feed, clock
         with store.reading() as connection:
             acknowledged = connection.execute(_ACKNOWLEDGED).fetchall()
@@ -69,28 +71,34 @@ class Remarks:
         check_text("who", request.who, TEXT_MAX)
         match request.WhichOneof("content"):
             case "acknowledge":
-                return self._acknowledge(request.who, request.acknowledge)
+                return self._acknowledge(request.who, request.acknowledge, "acknowledge", lambda _: None)
+            case "accept":
+                return self._acknowledge(request.who, request.accept, "accept", self._accept)
             case "silence":
                 return self._silence(request.who, request.silence)
             case "unsilence":
                 return self._unsilence(request.unsilence.target)
-        raise Malformed("content: neither acknowledge, silence nor unsilence")
+        raise Malformed("content: neither acknowledge, accept, silence nor unsilence")
 
-    def _acknowledge(self, who: str, request: pb.AcknowledgeRequest) -> pb.RemarkReply:
-        check_text("acknowledge.id", request.id, TEXT_MAX)
-        check_text("acknowledge.note", request.note, NOTE_MAX, empty=True)
+    def _acknowledge(
+        self, who: str, request: pb.AcknowledgeRequest | pb.AcceptRequest, field: str, then: Callable[[str], None]
+    ) -> pb.RemarkReply:
+        """`then` is called with the incident's id once it is stored."""
+        check_text(f"{field}.id", request.id, TEXT_MAX)
+        check_text(f"{field}.note", request.note, NOTE_MAX, empty=True)
         incident = self._find(request.id)
         if self._standing.acknowledgements(incident.id) >= ACKNOWLEDGEMENTS_MAX:
-            raise Malformed(
-                f"acknowledge.id: {incident.id} was acknowledged {ACKNOWLEDGEMENTS_MAX} times: it is enough"
-            )
+            raise Malformed(f"{field}.id: {incident.id} was acknowledged {ACKNOWLEDGEMENTS_MAX} times: it is enough")
         at = self._clock.unix_ns() // 1000
         said = pb.Acknowledgement(who=who, unix_ns=at * 1000, note=request.note)
         row = {"incident": incident.id, "acknowledged": at, "who": who, "note": request.note}
         key = f"acknowledgement {incident.id} {at}"
-        self._store(
-            key, [(_ACKNOWLEDGE, _columns(row))], incident.id, lambda: self._standing.acknowledge(incident.id, said)
-        )
+
+        def stored() -> None:
+            self._standing.acknowledge(incident.id, said)
+            then(incident.id)
+
+        self._store(key, [(_ACKNOWLEDGE, _columns(row))], incident.id, stored)
         return pb.RemarkReply(incidents=[self._standing.on(incident)])
 
     def _silence(self, who: str, request: pb.SilenceRequest) -> pb.RemarkReply:

@@ -136,7 +136,15 @@ class Collector:
         )
         self._keeper = Keeper(settings, self._store, clock, vitals, self._writer)
         self._journal = StoredJournal(self._store, self._writer)
-        remarks = Remarks(self._store, self._writer, journal=self._journal, standing=standing, feed=feed, clock=clock)
+        remarks = Remarks(
+            self._store,
+            self._writer,
+            journal=self._journal,
+            standing=standing,
+            feed=feed,
+            clock=clock,
+            accept=self._analyst.accept,
+        )
         overrides = Overrides(self._store, self._writer, journal=self._journal, fleet=fleet, clock=clock)
         self._connected = Connected(settings.agents_max)
         self._query = Query(

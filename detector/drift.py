@@ -54,6 +54,7 @@ class Drift:
         self._models: dict[str, Model] = {}
         self._free: list[int] = []
         self._streams = 0
+        self._accepted: set[str] = set()
 
     @cached_property
     def _adwin(self) -> Adwin:
@@ -74,6 +75,11 @@ class Drift:
         for subject, entry in list(self._incidents.open.items()):
             if drift_cause.is_drift(subject):
                 self._settle(subject, entry, seconds, now_unix_ns)
+        self._accepted.clear()
+
+    def accept(self, subject: str) -> None:
+        """A person says that the predictions are meant to be so. Takes effect with the next tick."""
+        self._accepted.add(subject)
 
     def _know(self, counted: Set[str], served: Set[str], now_unix_ns: int) -> None:
         """Forget the models that are gone, and make room for those whose predictions are counted for the first time."""
@@ -90,11 +96,14 @@ class Drift:
         """Another version may be meant to predict otherwise: what is usual is learnt anew."""
         model, subject = self._models[name], drift_cause.about(name)
         if model.versions and served - model.versions:
-            self._adwin.forget(np.r_[model.streams])
-            model.usual = Usual(now_unix_ns)
+            self._begin(model, Usual(now_unix_ns))
             if subject in self._incidents.open:
                 self._incidents.resolve(subject, now_unix_ns)
         model.versions |= served
+
+    def _begin(self, model: Model, usual: Usual) -> None:
+        self._adwin.forget(np.r_[model.streams])
+        model.usual = usual
 
     def _enter(self, new: dict[str, Counts], now_unix_ns: int) -> list[str]:
         """Take in new predictions; the models that were looked at."""
@@ -132,12 +141,19 @@ class Drift:
         if entry.gone_seconds > GONE_SECONDS:
             self._incidents.resolve(subject, now_unix_ns)
             return
+        if subject in self._accepted:
+            if model:
+                self._begin(model, Usual(now_unix_ns, model.usual.hours))
+            self._incidents.resolve(subject, now_unix_ns)
+            return
         latest = model.usual.latest if model else None
         if model is None or told is None or latest is None:
             self._incidents.settle(subject, False, True, False, seconds, now_unix_ns)
             return
         before, after = told
         nearest = min(distance(latest, after), self._settings.drift_share_min)
-        self._incidents.settle(subject, distance(latest, before) >= nearest, False, True, seconds, now_unix_ns)
+        # Meanwhile it may be another hour, at which something else is usual.
+        away = min(distance(latest, usual) for usual in (before, *model.usual.known))
+        self._incidents.settle(subject, away >= nearest, False, True, seconds, now_unix_ns)
         if subject not in self._incidents.open:
             model.usual.recover()

@@ -15,7 +15,7 @@ MECHANISM = "model drift"
 CONFIDENCE = 0.9
 REMEDY = (
     "Compare the inputs with those that the model was trained on. If the world has changed, train it anew: "
-    "with another version what is usual is learnt anew, too."
+    "with another version what is usual is learnt anew, too. If it is meant to be so: trimtab incidents accept ID."
 )
 _ABOUT = "predictions of model "
 _SIGNAL = "prediction_share_bin_"

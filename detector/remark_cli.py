@@ -1,13 +1,15 @@
-"""`trimtab incidents acknowledge`, `silence` and `unsilence`: an operator's hand on incidents."""
+"""`trimtab incidents acknowledge`, `accept`, `silence` and `unsilence`: an operator's hand on incidents."""
 
 from __future__ import annotations
 
 import click
 
+from trimtab import Exit, TrimtabError
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector import options
 from trimtab.collector.client import DEADLINE_SECONDS, ClientSettings, stub, who
 from trimtab.collector.node_tables import printable
+from trimtab.detector.drift_cause import is_drift
 from trimtab.detector.when import clock
 
 
@@ -21,6 +23,26 @@ def acknowledge(settings: ClientSettings, incident_id: str, note: str, collector
     request = pb.AcknowledgeRequest(id=incident_id, note=note)
     _remark(settings, collector, pb.RemarkRequest(who=who(), acknowledge=request))
     click.echo(f"{printable(incident_id)} is acknowledged")
+
+
+@click.command()
+@click.argument("incident_id", metavar="ID")
+@click.option("--note", default="meant to be so", show_default=True, help="What others should know.")
+@options.collector
+@click.pass_obj
+def accept(settings: ClientSettings, incident_id: str, note: str, collector: str | None) -> None:
+    """Say that what a model predicts now is meant to be so.
+
+    The incident is over, and what is usual is learnt anew. Only a model drift needs that: others end when their cause is gone.
+    """
+    with stub(settings, collector) as query:
+        found = query.Incidents(pb.IncidentsRequest(id=incident_id), timeout=DEADLINE_SECONDS).incidents
+    if found and not is_drift(found[0].subject):
+        message = f"{printable(incident_id)} is no model drift: it ends when its cause is gone"
+        raise TrimtabError(message, Exit.USAGE)
+    request = pb.AcceptRequest(id=incident_id, note=note)
+    _remark(settings, collector, pb.RemarkRequest(who=who(), accept=request))
+    click.echo(f"{printable(incident_id)} is accepted: what is usual is learnt anew")
 
 
 @click.command()
@@ -53,7 +75,7 @@ def unsilence(settings: ClientSettings, target: str, collector: str | None) -> N
     click.echo(f"{printable(target)} is no longer silenced; open incidents that it was about: {_ids(reply)}")
 
 
-COMMANDS = (acknowledge, silence, unsilence)
+COMMANDS = (acknowledge, accept, silence, unsilence)
 
 
 def _remark(settings: ClientSettings, collector: str | None, request: pb.RemarkRequest) -> pb.RemarkReply:

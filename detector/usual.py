@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.detector.adwin_clock import CLOCK
+from trimtab.detector.hours import Hours
 from trimtab.detector.scores import BINS, Counts, distance, shares
 
 PREDICTIONS_MIN = 20
@@ -44,9 +45,10 @@ class Change:
 
 
 class Usual:
-    """Of one model. What is usual is all that was ever seen, but for the last looks."""
+    """Of one model. What is usual is all that was ever seen, but for the last looks, and what was seen at this hour of earlier days."""
 
-    def __init__(self, now_unix_ns: int) -> None:
+    def __init__(self, now_unix_ns: int, hours: Hours | None = None) -> None:
+        self.hours = hours or Hours()
         self._look = Look(now_unix_ns)
         self._few = np.zeros(BINS)
         self._past: deque[Look] = deque(maxlen=LATE)
@@ -83,6 +85,9 @@ class Usual:
             old = self._late.popleft()
             self._past.append(old)
             self._after = min(self._after, LATE)
+            # Where no day is known yet, nobody can tell a drift from a rhythm: the next day can.
+            if learns or (self._learnt and self.hours.usual(old.began_unix_ns) is None):
+                self.hours.learn(old.counts, old.began_unix_ns)
             if learns:
                 self._usual += old.counts
                 self._learnt += 1
@@ -94,6 +99,12 @@ class Usual:
         self._after = 0
 
     @property
+    def known(self) -> list[Counts]:
+        """All that is usual now, as shares."""
+        of_all = [shares(self._usual)] if self._learnt >= LEARNT_MIN else []
+        return of_all + self.hours.near(self._look.began_unix_ns)
+
+    @property
     def change(self) -> Change | None:
         """Since the last change, if it was not long ago, and enough is known of the time before."""
         if not self._after or self._learnt < LEARNT_MIN:
@@ -103,6 +114,7 @@ class Usual:
         while len(looks) > 1 and distance(before, looks[0].shares) < distance(looks[-1].shares, looks[0].shares):
             looks.pop(0)
         after = shares(np.sum([look.counts for look in looks], axis=0))
+        before = min(self.known, key=lambda usual: distance(usual, after))
         return Change(before, after, looks[0].began_unix_ns, self._course(len(looks)))
 
     def _course(self, after: int) -> NDArray[np.float64]:

@@ -88,6 +88,12 @@ class Watch:
     def observe(self, windows: Sequence[Window]) -> None:
         self._history.observe_all(windows)
 
+    def accept(self, incident: str) -> None:
+        for subject in [
+            s for s, entry in self._incidents.open.items() if entry.incident.id == incident and is_drift(s)
+        ]:
+            self._drift.accept(subject)
+
     def tick(self, now_unix_ns: int) -> pb.FleetState:
         seconds = min(10.0, max(0.0, (now_unix_ns - (self._last_tick_ns or now_unix_ns)) / 1e9))
         self._last_tick_ns = now_unix_ns

@@ -26,7 +26,7 @@ from trimtab.agent.wire import query_pb2 as trimtab_dot_agent_dot_wire_dot_query
 from trimtab.agent.wire import telemetry_pb2 as trimtab_dot_agent_dot_wire_dot_telemetry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trimtab/agent/wire/analysis.proto\x12\x13trimtab.analysis.v1\x1a\x1etrimtab/agent/wire/query.proto\x1a\"trimtab/agent/wire/telemetry.proto\"\xc4\x01\n\nToAnalysis\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.trimtab.analysis.v1.StartH\x00\x12\x31\n\x06schema\x18\x02 \x01(\x0b\x32\x1f.trimtab.analysis.v1.NodeSchemaH\x00\x12\x33\n\x06window\x18\x03 \x01(\x0b\x32!.trimtab.analysis.v1.StoredWindowH\x00\x12\x16\n\x0ctick_unix_ns\x18\x04 \x01(\x06H\x00\x42\t\n\x07\x63ontent\"q\n\x05Start\x12-\n\tincidents\x18\x01 \x03(\x0b\x32\x1a.trimtab.query.v1.Incident\x12\x0e\n\x06memory\x18\x02 \x01(\t\x12)\n\x05heard\x18\x03 \x03(\x0b\x32\x1a.trimtab.analysis.v1.Heard\"\xaa\x01\n\x05Heard\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x14\n\x0clast_unix_ns\x18\x02 \x01(\x06\x12\x16\n\x0ewindow_seconds\x18\x03 \x01(\x01\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.trimtab.analysis.v1.Heard.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\nNodeSchema\x12\x0c\n\x04node\x18\x01 \x01(\t\x12,\n\x06schema\x18\x02 \x01(\x0b\x32\x1c.trimtab.telemetry.v1.Schema\"S\n\x0cStoredWindow\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05spool\x18\x02 \x01(\t\x12\x15\n\rstart_unix_ns\x18\x03 \x01(\x06\x12\x0f\n\x07message\x18\x04 \x01(\x0c\"\xc6\x01\n\x07Outcome\x12)\n\x05saved\x18\x01 \x03(\x0b\x32\x1a.trimtab.query.v1.Incident\x12+\n\x07\x63hanged\x18\x02 \x03(\x0b\x32\x1a.trimtab.query.v1.Incident\x12+\n\x05\x66leet\x18\x03 \x01(\x0b\x32\x1c.trimtab.query.v1.FleetState\x12\x13\n\x06memory\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x16\n\x0ememory_refused\x18\x05 \x01(\tB\t\n\x07_memoryb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!trimtab/agent/wire/analysis.proto\x12\x13trimtab.analysis.v1\x1a\x1etrimtab/agent/wire/query.proto\x1a\"trimtab/agent/wire/telemetry.proto\"\xd8\x01\n\nToAnalysis\x12+\n\x05start\x18\x01 \x01(\x0b\x32\x1a.trimtab.analysis.v1.StartH\x00\x12\x31\n\x06schema\x18\x02 \x01(\x0b\x32\x1f.trimtab.analysis.v1.NodeSchemaH\x00\x12\x33\n\x06window\x18\x03 \x01(\x0b\x32!.trimtab.analysis.v1.StoredWindowH\x00\x12\x16\n\x0ctick_unix_ns\x18\x04 \x01(\x06H\x00\x12\x12\n\x08\x61\x63\x63\x65pted\x18\x05 \x01(\tH\x00\x42\t\n\x07\x63ontent\"q\n\x05Start\x12-\n\tincidents\x18\x01 \x03(\x0b\x32\x1a.trimtab.query.v1.Incident\x12\x0e\n\x06memory\x18\x02 \x01(\t\x12)\n\x05heard\x18\x03 \x03(\x0b\x32\x1a.trimtab.analysis.v1.Heard\"\xaa\x01\n\x05Heard\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x14\n\x0clast_unix_ns\x18\x02 \x01(\x06\x12\x16\n\x0ewindow_seconds\x18\x03 \x01(\x01\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.trimtab.analysis.v1.Heard.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\nNodeSchema\x12\x0c\n\x04node\x18\x01 \x01(\t\x12,\n\x06schema\x18\x02 \x01(\x0b\x32\x1c.trimtab.telemetry.v1.Schema\"S\n\x0cStoredWindow\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\r\n\x05spool\x18\x02 \x01(\t\x12\x15\n\rstart_unix_ns\x18\x03 \x01(\x06\x12\x0f\n\x07message\x18\x04 \x01(\x0c\"\xc6\x01\n\x07Outcome\x12)\n\x05saved\x18\x01 \x03(\x0b\x32\x1a.trimtab.query.v1.Incident\x12+\n\x07\x63hanged\x18\x02 \x03(\x0b\x32\x1a.trimtab.query.v1.Incident\x12+\n\x05\x66leet\x18\x03 \x01(\x0b\x32\x1c.trimtab.query.v1.FleetState\x12\x13\n\x06memory\x18\x04 \x01(\tH\x00\x88\x01\x01\x12\x16\n\x0ememory_refused\x18\x05 \x01(\tB\t\n\x07_memoryb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,17 +36,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARD_LABELSENTRY']._loaded_options = None
   _globals['_HEARD_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TOANALYSIS']._serialized_start=127
-  _globals['_TOANALYSIS']._serialized_end=323
-  _globals['_START']._serialized_start=325
-  _globals['_START']._serialized_end=438
-  _globals['_HEARD']._serialized_start=441
-  _globals['_HEARD']._serialized_end=611
-  _globals['_HEARD_LABELSENTRY']._serialized_start=566
-  _globals['_HEARD_LABELSENTRY']._serialized_end=611
-  _globals['_NODESCHEMA']._serialized_start=613
-  _globals['_NODESCHEMA']._serialized_end=685
-  _globals['_STOREDWINDOW']._serialized_start=687
-  _globals['_STOREDWINDOW']._serialized_end=770
-  _globals['_OUTCOME']._serialized_start=773
-  _globals['_OUTCOME']._serialized_end=971
+  _globals['_TOANALYSIS']._serialized_end=343
+  _globals['_START']._serialized_start=345
+  _globals['_START']._serialized_end=458
+  _globals['_HEARD']._serialized_start=461
+  _globals['_HEARD']._serialized_end=631
+  _globals['_HEARD_LABELSENTRY']._serialized_start=586
+  _globals['_HEARD_LABELSENTRY']._serialized_end=631
+  _globals['_NODESCHEMA']._serialized_start=633
+  _globals['_NODESCHEMA']._serialized_end=705
+  _globals['_STOREDWINDOW']._serialized_start=707
+  _globals['_STOREDWINDOW']._serialized_end=790
+  _globals['_OUTCOME']._serialized_start=793
+  _globals['_OUTCOME']._serialized_end=991
 # @@protoc_insertion_point(module_scope)

@@ -32,8 +32,11 @@ class ToAnalysis(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     TICK_UNIX_NS_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
     tick_unix_ns: _builtins.int
     """Judge as of this time, by the collector's clock."""
+    accepted: _builtins.str
+    """The id of an incident: a person says that what it tells of is meant to be so."""
     @_builtins.property
     def start(self) -> Global___Start: ...
     @_builtins.property
@@ -47,12 +50,13 @@ class ToAnalysis(_message.Message):
         schema: Global___NodeSchema | None = ...,
         window: Global___StoredWindow | None = ...,
         tick_unix_ns: _builtins.int = ...,
+        accepted: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "schema", b"schema", "start", b"start", "tick_unix_ns", b"tick_unix_ns", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "content", b"content", "schema", b"schema", "start", b"start", "tick_unix_ns", b"tick_unix_ns", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "schema", b"schema", "start", b"start", "tick_unix_ns", b"tick_unix_ns", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "content", b"content", "schema", b"schema", "start", b"start", "tick_unix_ns", b"tick_unix_ns", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["start", "schema", "window", "tick_unix_ns"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["start", "schema", "window", "tick_unix_ns", "accepted"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 

@@ -781,6 +781,7 @@ class RemarkRequest(_message.Message):
     ACKNOWLEDGE_FIELD_NUMBER: _builtins.int
     SILENCE_FIELD_NUMBER: _builtins.int
     UNSILENCE_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
     who: _builtins.str
     @_builtins.property
     def acknowledge(self) -> Global___AcknowledgeRequest: ...
@@ -788,6 +789,8 @@ class RemarkRequest(_message.Message):
     def silence(self) -> Global___SilenceRequest: ...
     @_builtins.property
     def unsilence(self) -> Global___UnsilenceRequest: ...
+    @_builtins.property
+    def accept(self) -> Global___AcceptRequest: ...
     def __init__(
         self,
         *,
@@ -795,12 +798,13 @@ class RemarkRequest(_message.Message):
         acknowledge: Global___AcknowledgeRequest | None = ...,
         silence: Global___SilenceRequest | None = ...,
         unsilence: Global___UnsilenceRequest | None = ...,
+        accept: Global___AcceptRequest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "content", b"content", "silence", b"silence", "unsilence", b"unsilence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "acknowledge", b"acknowledge", "content", b"content", "silence", b"silence", "unsilence", b"unsilence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledge", b"acknowledge", "content", b"content", "silence", b"silence", "unsilence", b"unsilence", "who", b"who"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "acknowledge", b"acknowledge", "content", b"content", "silence", b"silence", "unsilence", b"unsilence", "who", b"who"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["acknowledge", "silence", "unsilence"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["acknowledge", "silence", "unsilence", "accept"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
@@ -874,6 +878,30 @@ class UnsilenceRequest(_message.Message):
 Global___UnsilenceRequest: _TypeAlias = UnsilenceRequest  # noqa: Y015
 
 @_typing.final
+class AcceptRequest(_message.Message):
+    """What the incident tells of is meant to be so: it is acknowledged, and where the analysis can learn it, usual from now on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    note: _builtins.str
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        note: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "note", b"note"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptRequest: _TypeAlias = AcceptRequest  # noqa: Y015
+
+@_typing.final
 class RemarkReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -881,7 +909,7 @@ class RemarkReply(_message.Message):
     SILENCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def incidents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Incident]:
-        """The one that was acknowledged, or the open ones that the silence is about, as they are now."""
+        """The one that was acknowledged or accepted, or the open ones that the silence is about, as they are now."""
 
     @_builtins.property
     def silence(self) -> Global___Silence:

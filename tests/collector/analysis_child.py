@@ -35,6 +35,9 @@ class Numbering:
             assert window.message.schema_hash == window.schema.hash
             self.seen[window.node] = self.seen.get(window.node, 0) + 1
 
+    def accept(self, incident: str) -> None:
+        self.journal.save_incident(pb.Incident(id=incident, status=pb.Incident.STATUS_RESOLVED))
+
     def tick(self, now_unix_ns: int) -> pb.FleetState:
         for node in self.seen.keys() - self.open:
             self.number += 1

@@ -36,12 +36,16 @@ class Recording:
         self.journal: Any = None
         self.changed: Any = None
         self.ticks = 0
+        self.accepted: list[str] = []
 
     def start(self, journal: Any, changed: Any) -> None:
         self.journal, self.changed = journal, changed
 
     def observe(self, windows: Sequence[Any]) -> None:
         self.windows += windows
+
+    def accept(self, incident: str) -> None:
+        self.accepted.append(incident)
 
     def tick(self, now_unix_ns: int) -> q.FleetState:
         self.ticks += 1

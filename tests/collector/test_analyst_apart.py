@@ -131,6 +131,23 @@ def test_while_it_stands_still_windows_are_left_out_counted_and_said(
         assert (scene.analyst.process_id, scene.analyst.restarts) == (pid, 0)
 
 
+def test_it_is_told_what_a_person_accepts_also_when_it_is_behind(tmp_path: Path) -> None:
+    with analysing(child("none", tmp_path), backlog_bytes_max=4_000) as scene:
+        scene.observe("n1")
+        until(lambda: scene.saves() == [("i-1", "n1")], "no incident")
+        pid = scene.analyst.process_id
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        while scene.analyst.left_out < 100:
+            scene.observe("n1")
+        scene.analyst.accept("i-1")
+        before = scene.analyst.left_out
+        while scene.analyst.left_out < before + 2000:
+            scene.observe("n1")
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: scene.journal.stored["i-1"].status == pb.Incident.STATUS_RESOLVED, "it is not told")
+
+
 def test_killed_it_comes_back_with_the_open_incidents_and_the_numbers_go_on(tmp_path: Path) -> None:
     with analysing(child("none", tmp_path)) as scene:
         scene.observe("n1")

@@ -29,6 +29,10 @@ def acknowledge(id_: str = "i-1", who: str = "eve", note: str = "") -> q.RemarkR
     return q.RemarkRequest(who=who, acknowledge=q.AcknowledgeRequest(id=id_, note=note))
 
 
+def accept(id_: str = "i-1", note: str = "") -> q.RemarkRequest:
+    return q.RemarkRequest(who="eve", accept=q.AcceptRequest(id=id_, note=note))
+
+
 def silence(target: str = "i-1", seconds: float = 3600.0, reason: str = "", who: str = "eve") -> q.RemarkRequest:
     return q.RemarkRequest(who=who, silence=q.SilenceRequest(target=target, seconds=seconds, reason=reason))
 
@@ -81,6 +85,15 @@ def test_remarks_outlast_a_restart_and_what_is_found_out_later(tmp_path: Path) -
         assert not query.Incidents(q.IncidentsRequest(id="i-1")).incidents[0].HasField("silence")
 
 
+def test_what_is_accepted_is_acknowledged_and_the_analysis_is_told(tmp_path: Path) -> None:
+    with with_incident(tmp_path) as (analysis, query):
+        query.Remark(acknowledge())
+        assert analysis.accepted == []
+        [told] = query.Remark(accept(note="new catalogue")).incidents
+        assert analysis.accepted == ["i-1"]
+        assert [(a.who, a.note) for a in told.acknowledgements] == [("eve", ""), ("eve", "new catalogue")]
+
+
 def test_who_watches_is_told(tmp_path: Path) -> None:
     with with_incident(tmp_path) as (analysis, query):
         watch = query.WatchIncidents(q.WatchIncidentsRequest(), timeout=30)
@@ -115,6 +128,8 @@ def test_a_silence_that_is_made_longer_stays_the_same_one(tmp_path: Path) -> Non
     ("request_", "code", "told"),
     [
         (acknowledge("i-99"), grpc.StatusCode.NOT_FOUND, "no incident 'i-99'"),
+        (accept("i-99"), grpc.StatusCode.NOT_FOUND, "no incident 'i-99'"),
+        (accept(note="two\nlines"), grpc.StatusCode.INVALID_ARGUMENT, "accept.note: not one line of 0 to 1024"),
         (silence("i-99"), grpc.StatusCode.NOT_FOUND, "no incident 'i-99'"),
         (unsilence("n1"), grpc.StatusCode.NOT_FOUND, "'n1' is not silenced; silenced now: nothing"),
         (acknowledge(who=""), grpc.StatusCode.INVALID_ARGUMENT, "who: not one line of 1 to 256"),

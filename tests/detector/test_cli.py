@@ -225,7 +225,20 @@ def test_remarks(address: str, arguments: tuple[str, ...], content: dict[str, ob
     assert MessageToDict(Collector.remarks[-1]) == {"who": "eve", **content}
 
 
-@pytest.mark.parametrize("arguments", [("acknowledge", "i-3"), ("silence", "n0", "--for", "1h"), ("unsilence", "n0")])
+def test_only_a_drift_is_accepted(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ask("accept", "i-3", "--collector", address).exception
+    assert isinstance(error, TrimtabError)
+    assert (error.exit_code, str(error)) == (Exit.USAGE, "i-3 is no model drift: it ends when its cause is gone")
+    monkeypatch.setattr(Collector, "known", (pb.Incident(id="i-9", status=1, subject="predictions of model m"),))
+    result = ask("accept", "i-9", "--collector", address, USER="eve")
+    assert "i-9 is accepted: what is usual is learnt anew" in result.output, result.output
+    said = {"accept": {"id": "i-9", "note": "meant to be so"}}
+    assert MessageToDict(Collector.remarks[-1]) == {"who": "eve", **said}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("acknowledge", "i-3"), ("accept", "i-3"), ("silence", "n0", "--for", "1h"), ("unsilence", "n0")]
+)
 def test_without_a_collector_one_line_says_that_it_must_run(arguments: tuple[str, ...]) -> None:
     error = ask(*arguments, "--collector", "127.0.0.1:1").exception
     assert isinstance(error, TrimtabError)

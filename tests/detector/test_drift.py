@@ -19,6 +19,7 @@ from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.webhook import message
 from trimtab.detector.drift import Drift
 from trimtab.detector.history import History
+from trimtab.detector.hours import LEARNT_MIN, Hours
 from trimtab.detector.incident import Incidents
 from trimtab.detector.scores import BINS, Counts, Scores, distance, shares
 from trimtab.detector.settings import DetectorSettings
@@ -50,7 +51,8 @@ def staged(window_seconds: float = 1.0) -> Stage:
 class Bench:
     """A Drift that is told what each model predicts, second by second."""
 
-    def __init__(self, seed: int = 0, predictions: int = 40) -> None:
+    def __init__(self, seed: int = 0, predictions: int = 40, step_seconds: float = 1.0) -> None:
+        self.step_seconds = step_seconds
         self.chance, self.predictions, self.now = np.random.default_rng(seed), predictions, START_NS
         self.journal = Recorder()
         self.counts: dict[str, Counts] = {}
@@ -63,15 +65,15 @@ class Bench:
         self.drift._scores = self  # type: ignore[assignment]
         self.history = History(60)
 
-    def run(self, seconds: int, **scores: Sequence[float]) -> None:
-        for _ in range(seconds):
-            self.now += SECOND
+    def run(self, values: int, **scores: Sequence[float]) -> None:
+        for _ in range(values):
+            self.now += round(self.step_seconds * SECOND)
             drawn = {m: self.chance.multinomial(self.predictions, s).astype(float) for m, s in scores.items()}
             self.tick(drawn)
 
     def tick(self, new: dict[str, Counts]) -> None:
         self.counts = new
-        self.drift.tick(self.history, self.now, 1.0)
+        self.drift.tick(self.history, self.now, self.step_seconds)
 
     def new(self, history: History) -> dict[str, Counts]:
         """In the place of `Scores`."""
@@ -230,6 +232,103 @@ def test_a_model_that_is_gone_is_forgotten_and_its_incident_is_over() -> None:
     # Its row now stands for another, of which nothing is known.
     bench.run(200, b=SCORES, c=MOVED)
     assert len(bench.told) == 1
+
+
+def test_the_watch_accepts_a_drift_and_nothing_else() -> None:
+    stage = staged()
+    stage.fleet.strike(drifting(MOVED))
+    stage.run(100)
+    stage.watch.accept("i-2")
+    stage.run(1)
+    assert [i.status for i in stage.incidents] == [OPEN]
+    stage.watch.accept("i-1")
+    stage.run(1)
+    assert [i.status for i in stage.incidents] == [RESOLVED]
+
+
+HOUR_SECONDS = 3600
+ODD = (0.05, 0.05, 0.3, 0.25, 0.2, 0.05, 0.05, 0.05)
+
+
+def day_and_night(bench: Bench, hours: int, night: Sequence[float], day: Sequence[float] = SCORES) -> None:
+    """So many hours, of which those from eight to eight are of the night: by a quarter of an hour, now sooner, now later."""
+    for _ in range(round(hours * HOUR_SECONDS / bench.step_seconds)):
+        hour = bench.now / SECOND / HOUR_SECONDS
+        strays = 0.25 * np.sin(2.1 * (hour // 12))
+        is_day = 8 <= (hour + strays) % 24 < 20
+        bench.run(1, a=day if is_day else night)
+
+
+def rhythmic() -> Bench:
+    """From noon on; ten seconds a value."""
+    bench = Bench(step_seconds=10.0)
+    bench.now = bench.now // (86400 * SECOND) * 86400 * SECOND + 12 * HOUR_SECONDS * SECOND
+    return bench
+
+
+def test_what_comes_back_every_day_is_told_on_the_first_only() -> None:
+    bench = rhythmic()
+    day_and_night(bench, 9, MOVED)
+    assert bench.told == [("predictions of model a", OPEN)]
+    day_and_night(bench, 15, MOVED)
+    assert bench.told == [("predictions of model a", RESOLVED)]
+    day_and_night(bench, 72, MOVED)
+    assert [(i.status, i.reopened) for i in bench.journal.incidents()] == [(RESOLVED, 0)]
+
+
+def test_a_drift_of_a_model_that_has_a_rhythm_is_told_by_day_and_by_night() -> None:
+    for hours in (51, 63):  # until three in the afternoon, and at night
+        bench = rhythmic()
+        day_and_night(bench, hours, MOVED)
+        before = len(bench.told)
+        day_and_night(bench, 1, ODD, ODD)
+        assert bench.told[before:] == [("predictions of model a", OPEN)], hours
+        # It is not usual because it was so yesterday: that was a drift.
+        day_and_night(bench, 30, ODD, ODD)
+        assert bench.told[before:] == [("predictions of model a", OPEN)], hours
+        day_and_night(bench, 2, MOVED)
+        assert bench.told[before:] == [("predictions of model a", RESOLVED)], hours
+
+
+def test_what_is_so_for_a_day_from_the_first_on_cannot_be_told_from_a_rhythm() -> None:
+    bench = rhythmic()
+    day_and_night(bench, 3, SCORES)
+    day_and_night(bench, 22, ODD, ODD)
+    assert bench.told == [("predictions of model a", OPEN)]
+    day_and_night(bench, 5, ODD, ODD)
+    assert bench.told == [("predictions of model a", RESOLVED)]
+
+
+def test_a_drift_that_is_meant_to_be_is_usual_from_then_on() -> None:
+    bench = Bench()
+    bench.run(LEARNT, a=SCORES, b=SCORES)
+    bench.run(100, a=MOVED, b=SCORES)
+    assert bench.told == [("predictions of model a", OPEN)]
+    bench.drift.accept("predictions of model b")  # which has none
+    bench.drift.accept("predictions of model a")
+    bench.run(1, a=MOVED, b=SCORES)
+    assert bench.told == [("predictions of model a", RESOLVED)]
+    bench.run(LEARNT + 400, a=MOVED, b=ODD)
+    assert bench.told == [("predictions of model a", RESOLVED), ("predictions of model b", OPEN)]
+    bench.run(100, a=SCORES, b=ODD)
+    assert [s for _, s in bench.told] == [RESOLVED, OPEN, OPEN]
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 2 * LEARNT_MIN)), max_size=60), st.integers(0, 200))
+def test_an_hour_knows_of_the_days_before_only(steps: list[tuple[int, int]], later: int) -> None:
+    hours, known, at = Hours(), list[tuple[int, Counts]](), 0
+    for step, predictions in steps:
+        at += step
+        counts = np.eye(BINS)[at % BINS] * predictions
+        hours.learn(counts, at * HOUR_SECONDS * SECOND)
+        known.append((at, counts))
+    now = at + later
+    earlier = sum((c for then, c in known if then % 24 == now % 24 and then < now), np.zeros(BINS))
+    usual = hours.usual(now * HOUR_SECONDS * SECOND)
+    if earlier.sum() < LEARNT_MIN:
+        assert usual is None
+    else:
+        np.testing.assert_allclose(usual, shares(earlier))
 
 
 def test_silence_is_not_normal() -> None:
