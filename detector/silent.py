@@ -65,7 +65,7 @@ class Silent:
         self._welcome(spoke, now_unix_ns)
         expected = {name: heard for name, heard in self._heard.items() if not heard.stopped}
         silent = {name: heard for name, heard in expected.items() if self._exceeds(heard, PATIENCE)}
-        if any(not self._exceeds(heard, 1) for heard in expected.values()):
+        if silent and any(not self._exceeds(heard, 1) for heard in expected.values()):
             self._raise_some(expected, silent, now_unix_ns)
         elif silent and len(silent) == len(expected):
             self._raise_input(max(heard.last_unix_ns for heard in silent.values()), len(silent), now_unix_ns)
