@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +26,10 @@ class Spent:
 
     def __add__(self, other: Spent) -> Spent:
         return Spent(self.requests + other.requests, self.latency + other.latency, self.errors + other.errors)
+
+    def with_errors(self, ratio: float) -> Spent:
+        """The same if at least this share of the requests had failed."""
+        return replace(self, errors=max(self.errors, ratio * self.requests))
 
     def cost(self, requests_min: float) -> float:
         """Of one request, in seconds; NaN where there were fewer than so many."""

@@ -73,11 +73,12 @@ class Guard:
         wished = np.full(len(state), np.nan) if hold else self._sound(wish(), len(state))
         if self._clock.monotonic() - now > SILENCE_SECONDS:
             hold = f"the policy took over {SILENCE_SECONDS:.0f} s: neutral"
+        load = self._capacity.observe(state, now, self._settings.stale_seconds)
         if not self._trial.neutral:
-            hold = hold or self._breaker.judge(state, self._real and bool((before < NEUTRAL_NEARLY).any()))
+            steering = self._real and bool((before < NEUTRAL_NEARLY).any())
+            hold = hold or self._breaker.judge(state, steering, load.errors)
         if not hold and now < self._since + MEASURE_SECONDS:
             hold = "measuring at neutral weights first"
-        load = self._capacity.observe(state, now, self._settings.stale_seconds)
         if hold:
             self._trial.cancel()
             after, reasons = self._pace.neutral(now, ordered.weight), [hold] * len(state)

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from trimtab.actuator.policy.failing import Failing
 from trimtab.actuator.policy.recent import STALE_SECONDS, Averages, Recent
 from trimtab.actuator.state import State, Vector
 
@@ -39,34 +40,32 @@ class Split:
 
     def __init__(self) -> None:
         self._recent = Recent(_MEMORY, hold=True)
+        self._failing = Failing(_MEMORY)
 
     def decide(self, state: State) -> Vector:
-        recent = self._recent.observe(state)
+        recent, errors = self._recent.observe(state), self._failing.observe(state)
         fresh = state.age_seconds <= STALE_SECONDS
         known = fresh & (recent.service_seconds > 0) & ~state.degraded
         weight = np.where(state.degraded & fresh, 0.0, 1.0)
         if known.sum() >= 2:
-            service, errors = expected(state, recent, known)
+            service = expected(state, recent, known, errors[known])
             total = recent.total_per_second
-            weight[known] = best_split(service, recent.workers[known], errors, total)
+            weight[known] = best_split(service, recent.workers[known], errors[known], total)
         best = weight.max(initial=0)
         return weight / best if best > 0 else np.ones(len(state))
 
 
-def expected(state: State, recent: Averages, known: NDArray[np.bool_]) -> tuple[Vector, Vector]:
-    """float64 [known]: the service time and the error ratio that each is to be expected to have."""
-    service, errors = recent.service_seconds[known], recent.error_ratio[known]
-    noise = 1 / np.sqrt(recent.requests[known])
+def expected(state: State, recent: Averages, known: NDArray[np.bool_], errors: Vector) -> Vector:
+    """float64 [known]: the service time that each is to be expected to have; `errors` of [known], more than the best has."""
+    service = recent.service_seconds[known]
     # Who fails is done early: that is no speed.
-    typical = float(np.median(service[errors <= errors.min() + 0.05]))
-    service = np.where(errors > 0.05, np.maximum(service, typical), service)
-    service = alike(service, _BAND + _NOISE * noise)
+    typical = float(np.median(service[errors == 0]))
+    service = np.where(errors > 0, np.maximum(service, typical), service)
+    service = alike(service, _BAND + _NOISE / np.sqrt(recent.requests[known]))
     slowdown = np.where(state.gpu_throttled[known] > 0.5, THROTTLED_SLOWDOWN, 0.0)
     slowdown = np.maximum(slowdown, np.where(state.gpu_memory_fault[known] > 0, FAULTY_SLOWDOWN, 0.0))
     # What throttling does is expected until it shows.
-    service = np.maximum(service, typical * slowdown)
-    sure = np.maximum(errors - errors.min() - 0.01 - _NOISE * np.sqrt(errors * (1 - errors)) * noise, 0)
-    return service, sure
+    return np.asarray(np.maximum(service, typical * slowdown))
 
 
 def alike(service: Vector, band: Vector) -> Vector:

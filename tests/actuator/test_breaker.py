@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.actuator.conftest import instance
@@ -23,6 +24,7 @@ class Bench:
         self.clock = ManualClock()
         self.breaker = Breaker(GuardSettings(), self.clock)
         self.neutral, self.steered = neutral, steered
+        self.errors = np.zeros(len(neutral))
         self.reason = ""
 
     def run(self, seconds: int, wants_to_steer: bool = True) -> list[bool]:
@@ -31,7 +33,7 @@ class Bench:
         for _ in range(seconds):
             self.clock.advance(1)
             steering = wants_to_steer and not self.reason
-            self.reason = self.breaker.judge(self.steered if steering else self.neutral, steering)
+            self.reason = self.breaker.judge(self.steered if steering else self.neutral, steering, self.errors)
             out.append(bool(self.reason))
         return out
 
@@ -60,6 +62,15 @@ def test_a_fault_that_just_began_is_part_of_the_reference() -> None:
     bench.neutral = fleet(0.06)
     bench.run(4, wants_to_steer=False)
     assert not any(bench.run(100))
+
+
+def test_neutral_weights_are_priced_with_the_errors_of_who_is_drained() -> None:
+    """The fault is younger than the reference; one of two fails a fifth: neutral weights would cost twice as much."""
+    for steered, opens in ((fleet(0.055), False), (fleet(0.08), True)):
+        bench = Bench(fleet(0.03), steered)
+        bench.run(20, wants_to_steer=False)
+        bench.errors = np.asarray([0.2, 0.0])
+        assert any(bench.run(30)) == opens
 
 
 def test_a_surge_costs_one_pause_and_then_is_the_reference() -> None:

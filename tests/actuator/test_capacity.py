@@ -46,11 +46,25 @@ def shown(*course: dict[str, Any], seconds: int = 60) -> Load:
         ({"workers": 4, "in_flight": 0.0, "queue": 0.0}, NAN),
         ({"utilisation": 0.2, "workers": 2, "in_flight": 1.6, "queue": 0.0}, 0.8),
         ({"utilisation": 0.125, "in_flight": 9.0, "queue": 8.0}, 1.0),
+        (
+            {
+                "utilisation": NAN,
+                "workers": 4,
+                "requests_per_second": 50.0,
+                "service_seconds": 0.04,
+                "in_flight": 9.0,
+                "queue": 5.0,
+            },
+            0.5,
+        ),
+        ({"utilisation": 0.7, "workers": 4, "requests_per_second": 50.0, "service_seconds": 0.04}, 0.7),
     ],
 )
 def test_the_scarcest_of_its_means_is_how_busy_an_instance_is(known: dict[str, Any], share: float) -> None:
     state = one(**known)
-    assert busy(state.utilisation, state.in_flight, state.queue, state.workers) == pytest.approx([share], nan_ok=True)
+    worked = state.requests_per_second * state.service_seconds
+    found = busy(state.utilisation, state.in_flight, state.queue, worked, state.workers)
+    assert found == pytest.approx([share], nan_ok=True)
 
 
 def test_capacity_is_the_rate_over_the_busy_share() -> None:
@@ -72,6 +86,30 @@ def test_a_queue_that_comes_and_goes_is_smoothed_before_anything_is_made_of_it()
         seen = one(requests_per_second=30.0, workers=1, queue=float(waiting), in_flight=float(waiting + working))
         lows.append(capacity.observe(seen, second, 10).low[0])
     assert np.median(lows[60:]) == pytest.approx(50, rel=0.1)
+
+
+def test_what_the_runtime_counts_is_believed_before_what_a_look_finds() -> None:
+    """The same instance: looks find it at work or not, and its own clock says 20 ms a request, all the time."""
+    capacity, rng = Capacity(), np.random.default_rng(1)
+    for second in range(60):
+        inside = float(rng.random() < 0.6)
+        seen = one(requests_per_second=30.0, service_seconds=0.02, workers=1, queue=0.0, in_flight=inside)
+        low = capacity.observe(seen, second, 10).low
+        assert low == pytest.approx([50])
+
+
+def test_who_is_stuck_is_full_though_it_answers_nothing_that_could_be_counted() -> None:
+    well = {"requests_per_second": 30.0, "service_seconds": 0.02, "workers": 1, "in_flight": 0.6, "queue": 0.0}
+    stuck = well | {"requests_per_second": 0.0, "service_seconds": NAN, "in_flight": 9.0, "queue": 8.0}
+    assert shown(well, stuck).low == pytest.approx([0], abs=0.1)
+
+
+def test_errors_are_averaged_over_requests_however_few_come() -> None:
+    capacity = Capacity()
+    for second in range(60):
+        capacity.observe(one(requests_per_second=30.0, error_ratio=0.3, utilisation=0.5), second, 10)
+    lucky = one(requests_per_second=0.2, error_ratio=0.0, utilisation=0.01)
+    assert 0.25 < capacity.observe(lucky, 60, 10).errors[0] < 0.3
 
 
 def test_who_has_little_to_do_is_believed_to_carry_a_few_times_as_much_and_no_more() -> None:
@@ -114,7 +152,7 @@ def test_what_is_granted_is_affordable(
     group: list[tuple[float, bool, float, float]], rate: float, margin: float, share: float
 ) -> None:
     low, seen, cuts, rank = (np.asarray(column, dtype=float) for column in zip(*group, strict=True))
-    load = Load(rate, seen > 0, np.where(seen, low, 0), np.where(seen, low, np.inf))
+    load = Load(rate, seen > 0, np.where(seen, low, 0), np.where(seen, low, np.inf), np.zeros(len(group)))
     spare = Spare(len(group), load, GuardSettings(drained_share_max=share, drained_share_max_spare=share))
     half = cuts / 2
     margins = Margins(margin, margin / 5)
@@ -169,8 +207,8 @@ def test_a_sick_instance_is_drained_though_the_others_are_busy() -> None:
     fleet.run([1, 1, 0], 60)
     assert fleet.weight[2] == pytest.approx(0.005)
     every, one = np.full(3, 10.0), np.asarray([10.0, 10.0, 1.0])
-    healthy = Spare(3, Load(20.0, np.full(3, True), every, every), GuardSettings())
-    failing = Spare(3, Load(20.0, np.full(3, True), one, one), GuardSettings())
+    healthy = Spare(3, Load(20.0, np.full(3, True), every, every, np.zeros(3)), GuardSettings())
+    failing = Spare(3, Load(20.0, np.full(3, True), one, one, np.zeros(3)), GuardSettings())
     for spare, drained in ((healthy, 0.5), (failing, 0.9)):
         granted = spare.granted(np.zeros(3), np.asarray([0, 0, 1.0]), np.asarray([3, 3, 0.0]), Margins(0.25, 0.05))
         assert granted[2] == pytest.approx(drained, abs=0.02)

@@ -356,15 +356,18 @@ class Laws(RuleBasedStateMachine):
                 assert self.after[name] >= self.before.weight.get(name, 1.0) - TINY
 
     def check_capacity(self, ordered: dict[str, float]) -> None:
-        """Where all is known and has settled nobody is pushed beyond what it can carry, or its neutral share."""
+        """Where all is known and has settled nobody who is well is pushed beyond what it can carry, or its neutral share; whoever
+        fails meanwhile."""
         settled = all(one.seen and self.now - one.changed_at > SETTLED_SECONDS for one in self.fleet.values())
-        well = all(self.fresh(name) and not one.errors for name, one in self.fleet.items())
+        fresh = all(self.fresh(name) for name in self.fleet)
         # Who gets more than it can carry answers less than comes: only then is it known how much that is.
-        if not settled or not well or ordered or self.now - max(self.rate_at, self.overloaded_at) < LAGGING_SECONDS:
+        if not settled or not fresh or ordered or self.now - max(self.rate_at, self.overloaded_at) < LAGGING_SECONDS:
             return
         if self.silent_since < math.inf:
             return
         for name, share in self.shares(self.after).items():
+            if self.fleet[name].errors:
+                continue
             assert share <= max(self.fleet[name].capacity, self.rate / len(self.fleet)) * (1 + 1e-3) + TINY
 
 
