@@ -155,7 +155,8 @@ def _load(part: Part) -> dict[str, Array]:
         "utilisation": utilisation,
         "memory_bytes": part.mean("memory_resident_bytes"),
         "service_seconds": part.mean("inference_latency_seconds"),
-        "workers": part.mean("workers_ready"),
+        # TorchServe's workers take as many requests as fill a batch.
+        "workers": part.mean("workers_ready") * np.fmax(np.nan_to_num(part.mean("batch_size_max")), 1),
         "batch_size": part.mean("batch_size_max"),
     }
 

@@ -115,6 +115,7 @@ def serve(fleet: Any, i: int, w: int, t: float) -> None:
     instances[i].busy += instances[i].busy_now * (t - instances[i].busy_since)
     instances[i].busy_since = t
     instances[i].busy_now += 1
+    workers[w].began = t
     if done < math.inf:
         push(fleet.events, fleet.now, done, w)
 
@@ -244,6 +245,7 @@ def done(fleet: Any, w: int, t: float) -> None:
     while s != NOBODY:
         following = slots[s].next
         freed |= 1 << slots[s].balancer
+        instances[i].worked += t - workers[w].began
         answer(fleet, s, i, t, workers[w].failed)
         s = following
     take(fleet, i, t)
@@ -280,7 +282,8 @@ def begin(fleet: Any, t: float) -> None:
         refresh(fleet, b, t)
     for i in range(len(instances)):
         instances[i].answered, instances[i].failed = 0, 0
-        instances[i].latency, instances[i].busy, instances[i].busy_since = 0.0, 0.0, t
+        instances[i].latency, instances[i].worked = 0.0, 0.0
+        instances[i].busy, instances[i].busy_since = 0.0, t
     if fleet.rules.limit > 0:
         for b in range(len(fleet.balancers)):
             for i in range(len(instances)):

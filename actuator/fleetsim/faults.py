@@ -18,6 +18,7 @@ SIGNALS = (
     "queue",
     "utilisation",
     "memory_bytes",
+    "service_seconds",
 )
 """What is told of an instance each second, and what a lie may be about."""
 

@@ -46,9 +46,12 @@ class Tick:
     utilisation: Vector
     """Busy workers, on average, over all."""
     memory_bytes: Vector
+    service_seconds: Vector
+    """Mean, from when a worker began with a request's batch until it was answered: what a runtime tells."""
     age_seconds: Vector
     """Of all of these."""
     workers: Vector
+    """Requests that it works at together: its workers times their batch."""
     alone: Vector
     """float64 [SIGNALS, instances]: this second by itself, as it happened and as an agent tells it."""
     announced: NDArray[np.bool_]
@@ -77,6 +80,7 @@ class Fleet:
         self._requests = 0
         self._second = 0
         self._capacity = np.array([i.workers for i in scenario.instances], dtype=np.float64)
+        self._places = np.array([i.workers * i.batch_max for i in scenario.instances], dtype=np.float64)
         self._memory_bytes = np.array([i.memory_bytes for i in scenario.instances], dtype=np.float64)
         self._joins = np.array([i.joins_seconds for i in scenario.instances])
 
@@ -148,7 +152,7 @@ class Fleet:
             weights=asked,
             **dict(zip(SIGNALS, told, strict=True)),
             age_seconds=np.where(joined, age, np.nan),
-            workers=self._capacity,
+            workers=self._places,
             alone=alone,
             announced=announced & joined,
             mechanisms=tuple(m if j else "" for m, j in zip(mechanisms, joined.tolist(), strict=True)),
@@ -170,6 +174,7 @@ class Fleet:
             table["queued"] + np.where(table["gatherer"] >= 0, table["gathered"], 0),
             table["busy"] / self._capacity,
             self._memory_bytes + REQUEST_BYTES * table["present"],
+            table["worked"] / known,
         )
         return np.array(rows, dtype=np.float64)
 

@@ -32,14 +32,14 @@ SLOT = _row("arrival sent", "number next balancer rif")
 """`rif`: requests at the instance when this one came, itself included."""
 INSTANCE = _row(
     # What it is, what trimtab gives it in the balancer's units, until when it gathers a batch, and sums of this second.
-    "speed joins batch_delay batch_shared base gather_until latency busy busy_since",
+    "speed joins batch_delay batch_shared base gather_until latency worked busy busy_since",
     "queue_max batch_max workers worker_first fault_first fault_last"
     # What it has: the last is whether an event waits for its batch.
     " queue_head queue_tail queued present idle gatherer gathered deadline_set"
     # Of this second; how many workers are at work now.
     " answered failed busy_now",
 )
-WORKER = _row("quota_end quota_used", "instance idle batch_head batch_tail failed")
+WORKER = _row("quota_end quota_used began", "instance idle batch_head batch_tail failed")
 """`idle` of the rows of one instance is a stack of its idle workers; it is no part of the worker in whose row it is."""
 FAULT = _row("onset end factor ratio error_seconds period on quota", "kind requests started")
 VIEW = _row(

@@ -31,7 +31,7 @@ def state_of(tick: Tick) -> State:
         queue=tick.queue[here],
         utilisation=tick.utilisation[here],
         memory_bytes=tick.memory_bytes[here],
-        service_seconds=_service(tick)[here],
+        service_seconds=tick.service_seconds[here],
         workers=tick.workers[here],
         gpu_throttled=np.where(tick.announced[here], 1.0, 0.0),
         gpu_memory_fault=np.zeros(len(here)),
@@ -43,13 +43,6 @@ def state_of(tick: Tick) -> State:
         incidents=tuple(name_of(k) if m else "" for k, m in zip(here, mechanisms, strict=True)),
         mechanisms=mechanisms,
     )
-
-
-def _service(tick: Tick) -> Vector:
-    """float64 [instances]: for how long a request keeps a worker busy, as a runtime tells; by the utilisation law."""
-    known = (tick.requests_per_second > 0) & (tick.utilisation > 0)
-    rate = np.where(known, tick.requests_per_second, 1)
-    return np.where(known, tick.utilisation * tick.workers / rate, np.nan)
 
 
 def weights_of(tick: Tick, wished: Vector) -> Vector:

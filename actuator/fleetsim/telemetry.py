@@ -11,11 +11,11 @@ from trimtab.actuator.fleetsim.faults import LATE_SECONDS_MAX, SIGNALS, Telemetr
 from trimtab.actuator.state import Vector
 from trimtab.detector.history import MERGE_SECONDS
 
-_PER_REQUEST = [SIGNALS.index(name) for name in ("latency_seconds", "error_ratio")]
+_PER_REQUEST = [SIGNALS.index(name) for name in ("latency_seconds", "error_ratio", "service_seconds")]
 
 
 def merged(seconds: Sequence[Vector]) -> Vector:
-    """float64 [SIGNALS, instances]: what the collector makes of the last seconds: means, of latencies and errors over requests."""
+    """float64 [SIGNALS, instances]: what the collector makes of the last seconds: means, of times and errors over requests."""
     course = np.asarray(seconds)
     out = _mean(course, np.ones_like(course))
     rate = np.nan_to_num(course[:, SIGNALS.index("requests_per_second")])

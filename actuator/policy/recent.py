@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.actuator.state import State, Vector
+from trimtab.detector.history import MERGE_SECONDS
 
 STALE_SECONDS = 10.0
+_SERVICE = 4
+"""The column of service times; the next one is of how many requests."""
+_BAND, _NOISE = 0.1, 3.0
+"""An instance has turned slow when it is slower by 10 % and three standard errors, where times vary by as much as they are long."""
 HOLD_SECONDS = 300
 """Who has told nothing for longer may be well again, and is as good as unknown: it gets requests by which that is seen."""
 
@@ -34,10 +40,11 @@ class Averages:
 class Recent:
     """Averages with a memory that fades; instances that are gone are forgotten."""
 
-    def __init__(self, memory: float, hold: bool = False) -> None:
+    def __init__(self, memory: float, hold: bool = False, restart: bool = False) -> None:
         """`memory` in (0, 1): what a second is worth a second later. With `hold` it fades only as news come: of who is drained is known
-        what was known last, for `HOLD_SECONDS`."""
-        self._memory, self._hold = memory, hold
+        what was known last, for `HOLD_SECONDS`. With `restart` the averages of an instance that turns slow start anew: what was before
+        is not true any more."""
+        self._memory, self._hold, self._restart = memory, hold, restart
         self._sums: dict[str, Vector] = {}
         self._quiet: dict[str, int] = {}
         """For how many seconds there has been no news."""
@@ -63,6 +70,9 @@ class Recent:
         now = np.asarray(rows).T
         nothing, fade = np.zeros(now.shape[1]), np.where(known | (not self._hold), self._memory, 1.0)
         sums = np.asarray([self._sums.get(i, nothing) for i in state.ids]).reshape(now.shape) * fade[:, None] + now
+        if self._restart:
+            newest = now * MERGE_SECONDS
+            sums = np.where(_turned(sums, newest)[:, None], newest, sums)
         self._sums = dict(zip(state.ids, sums, strict=True))
         self._total = self._total * self._memory + float(rate.sum())
         self._seconds = self._seconds * self._memory + 1
@@ -79,6 +89,16 @@ class Recent:
             workers=np.where(workers >= 1, workers, 1),
             total_per_second=self._total / self._seconds,
         )
+
+
+def _turned(sums: Vector, newest: Vector) -> NDArray[np.bool_]:
+    """bool [instances]: whose newest service time alone is above its average by more than chance is likely to do."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slower = np.log(
+            _ratio(newest[:, _SERVICE], newest[:, _SERVICE + 1]) / _ratio(sums[:, _SERVICE], sums[:, _SERVICE + 1])
+        )
+        turned: NDArray[np.bool_] = slower > _BAND + _NOISE / np.sqrt(newest[:, _SERVICE + 1])
+    return turned
 
 
 def service(state: State) -> Vector:

@@ -39,7 +39,7 @@ class Split:
     name = "split"
 
     def __init__(self) -> None:
-        self._recent = Recent(_MEMORY, hold=True)
+        self._recent = Recent(_MEMORY, hold=True, restart=True)
         self._failing = Failing(_MEMORY)
 
     def decide(self, state: State) -> Vector:
