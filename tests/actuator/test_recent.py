@@ -61,3 +61,20 @@ def test_of_who_is_drained_the_last_is_known_for_a_while() -> None:
     course = [recent.observe(silent).latency_seconds[0] for _ in range(HOLD_SECONDS + 1)]
     assert course[:-1] == [9.0] * HOLD_SECONDS
     assert np.isnan(course[-1])
+
+
+def test_who_turns_slow_is_known_by_its_newest_word_and_who_wavers_is_not() -> None:
+    for turned, known in ((0.06, 0.06), (0.023, 0.0206)):
+        recent = Recent(0.9, hold=True, restart=True)
+        for _ in range(60):
+            recent.observe(state({"requests_per_second": 30.0, "service_seconds": 0.02}))
+        found = recent.observe(state({"requests_per_second": 30.0, "service_seconds": turned})).service_seconds[0]
+        assert found == pytest.approx(known, rel=0.03)
+
+
+@given(st.lists(st.floats(0.01, 0.1), min_size=1, max_size=30), st.floats(0.1, 500))
+def test_an_average_that_starts_anew_is_one_of_what_was_told(services: list[float], rate: float) -> None:
+    recent = Recent(0.9, hold=True, restart=True)
+    for seconds in services:
+        found = recent.observe(state({"requests_per_second": rate, "service_seconds": seconds})).service_seconds[0]
+    assert min(services) * (1 - 1e-9) <= found <= max(services) * (1 + 1e-9)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import lzma
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.bench.fleetsim.traces import client, recorded
+from tests.bench.routing.recordings import recorded as rows_of
 
 
 def test_azure(tmp_path: Path) -> None:
@@ -49,3 +51,26 @@ def test_an_empty_trace_is_refused(tmp_path: Path) -> None:
     path.write_text('{"timestamp": 5}\n')
     with pytest.raises(ValueError, match="two arrivals"):
         recorded(path)
+
+
+def test_rows_of_recorded_arrivals_need_every_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="azure"):
+        rows_of(tmp_path)
+    archive = tmp_path / "servegen-rates" / "data.tar.xz"
+    (tmp_path / "llm-traces").mkdir()
+    archive.parent.mkdir()
+    times = [f"2023-11-16 18:17:{k / 100:09.6f}0" for k in range(6000)]
+    (tmp_path / "llm-traces" / "azure.csv").write_text("TIMESTAMP\n" + "\n".join(times))
+    (tmp_path / "llm-traces" / "mooncake.jsonl").write_text("".join(f'{{"timestamp": {k}}}\n' for k in range(9000)))
+    with tarfile.open(archive, "w:xz") as packed:
+        for name, rate in (("chunk-0", 0.1), ("chunk-1", 5.0)):
+            path = tmp_path / f"{name}-trace.csv"
+            path.write_text("".join(f"{600 * k},{rate * (1 + k % 2)},2,Gamma,1,1\n" for k in range(144)))
+            packed.add(path, path.name)
+    made = {row.name: row for row in rows_of(tmp_path)}
+    assert set(made) == {f"{name}{ill}" for name in ("azure", "mooncake", "servegen") for ill in ("", "-slow3")}
+    assert all(row.compare == "harmless" for row in made.values())
+    day = made["servegen"].base.arrivals
+    assert len(day.profile) == 90
+    assert np.mean(day.profile) == pytest.approx(1)
+    assert made["azure"].base.arrivals.times_seconds[-1] <= 90

@@ -11,7 +11,7 @@ from tests.actuator.fleetsim.scenes import run
 from trimtab.actuator.fleetsim.drive import drive, guarded, unguarded
 from trimtab.actuator.fleetsim.faults import SIGNALS, Fault, TelemetryFault
 from trimtab.actuator.fleetsim.fleet import Tick
-from trimtab.actuator.fleetsim.scenario import Arrivals, Balancers, Instance, Scenario, instances
+from trimtab.actuator.fleetsim.scenario import Arrivals, Balancers, Instance, Scenario, Service, instances
 from trimtab.actuator.fleetsim.state import name_of, state_of, weights_of
 from trimtab.actuator.policy import POLICIES
 
@@ -96,6 +96,16 @@ def test_utilisation_is_what_littles_law_says() -> None:
     )
     busy = np.mean([t.utilisation for t in run(scenario)[1]], axis=0)
     assert busy == pytest.approx([20 * 0.02, 20 * 0.01], rel=0.03)
+
+
+def test_service_is_that_of_a_batch_and_workers_take_as_many_as_fill_one() -> None:
+    """As a runtime tells: eight requests that are worked on together for 20 ms took 20 ms each."""
+    batches = tuple(Instance(batch_max=8, batch_delay_seconds=0.01, speed=speed) for speed in (1.0, 2.0))
+    service = Service(kind="deterministic", mean_seconds=0.02)
+    scenario = replace(BASE, seconds=60, instances=batches, service=service, arrivals=Arrivals(200))
+    told = [state_of(tick) for tick in run(scenario)[1]]
+    assert np.mean([s.service_seconds for s in told], axis=0) == pytest.approx([0.02, 0.01])
+    assert told[-1].workers.tolist() == [8, 8]
 
 
 @pytest.mark.parametrize("at_the_wheel", [guarded, unguarded], ids=lambda f: f.__name__)

@@ -7,7 +7,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tests.bench.command import run as command
 from tests.bench.routing.best import best
 from tests.bench.routing.contestants import Contestant, classical, steered
 from tests.bench.routing.measure import Seen, run
+from tests.bench.routing.recordings import recorded
 from tests.bench.routing.rows import Row, rows
 from tests.bench.routing.tables import Runs, figures, table
 from trimtab.actuator.policy import POLICIES
@@ -28,27 +28,13 @@ QUICK = ("slow3", "fail30", "healthy")
 POLICIES_DEFAULT = tuple(name for name in POLICIES if name != "neutral")
 
 
-@lru_cache(maxsize=1)
-def _rows() -> dict[str, Row]:
-    return {row.name: row for row in rows()}
-
-
-@lru_cache(maxsize=64)
-def _contestants(row: str, policies: tuple[str, ...], search_seeds: int) -> tuple[Contestant, ...]:
-    found = [*classical(), *steered(policies)]
-    if search_seeds and _rows()[row].compare == "headroom":
-        found.append(best(_rows()[row], search_seeds))
-    return tuple(found)
-
-
-def _one(row: str, policies: tuple[str, ...], search_seeds: int, seeds: Sequence[int]) -> dict[str, list[Seen]]:
+def _one(row: Row, policies: tuple[str, ...], search_seeds: int, seeds: Sequence[int]) -> dict[str, list[Seen]]:
     """All contestants of a row, on the same seeds."""
     logging.disable(logging.WARNING)
-    spec = _rows()[row]
-    return {
-        c.name: [run(spec.scenario(seed, c.balancer), c.control, spec.since) for seed in seeds]
-        for c in _contestants(row, policies, search_seeds)
-    }
+    contestants = [*classical(), *steered(policies)]
+    if search_seeds and row.compare == "headroom":
+        contestants.append(best(row, search_seeds))
+    return {c.name: [run(row.scenario(seed, c.balancer), c.control, row.since) for seed in seeds] for c in contestants}
 
 
 @click.command()
@@ -65,6 +51,11 @@ def _one(row: str, policies: tuple[str, ...], search_seeds: int, seeds: Sequence
 )
 @click.option("--default-policy", default="split", show_default=True, help="Whose figures are those of the last line.")
 @click.option("--workers", default=2, show_default=True)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where `llm-traces` and `servegen-rates` are: adds rows of recorded arrivals.",
+)
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures to this JSON file.")
 def main(
     quick: bool,
@@ -74,34 +65,45 @@ def main(
     search_seeds: int,
     default_policy: str,
     workers: int,
+    data: Path | None,
     save: Path | None,
 ) -> None:
     """Every policy over every balancer, in every scenario."""
-    names = [name for name in wanted.split(",") if name] or list(QUICK if quick else _rows())
-    unknown = sorted(set(names) - _rows().keys())
+    known = {row.name: row for row in [*rows(), *(_recorded(data) if data else [])]}
+    names = [name for name in wanted.split(",") if name] or list(QUICK if quick else known)
+    unknown = sorted(set(names) - known.keys())
     if unknown:
-        raise click.UsageError(f"--rows: no {unknown[0]!r}; there are {', '.join(_rows())}")
+        raise click.UsageError(f"--rows: no {unknown[0]!r}; there are {', '.join(known)}")
     chosen = tuple(p for p in policies.split(",") if p) or ((default_policy,) if quick else POLICIES_DEFAULT)
     if missing := sorted(set(chosen) - POLICIES.keys()):
         raise click.UsageError(f"--policies: no {missing[0]!r}; there are {', '.join(POLICIES)}")
+    if not (data or quick or wanted):
+        print("Rows of recorded arrivals are left out: no --data.")
     seeds, search_seeds = (3, 0) if quick else (seeds, search_seeds)
     console, all_figures = Console(width=140), {}
     with Progress(console=Console(stderr=True), transient=True) as progress, ProcessPoolExecutor(workers) as pool:
         task = progress.add_task("simulating", total=len(names))
-        futures = {name: pool.submit(_one, name, chosen, search_seeds, range(seeds)) for name in names}
+        futures = {name: pool.submit(_one, known[name], chosen, search_seeds, range(seeds)) for name in names}
         for name, future in futures.items():
             runs = future.result()
-            contestants = _contestants_of(name, chosen, runs)
-            console.print(table(_rows()[name], runs, contestants), "")
-            all_figures[name] = figures(_rows()[name], runs, contestants)
+            contestants = _contestants_of(chosen, runs)
+            console.print(table(known[name], runs, contestants), "")
+            all_figures[name] = figures(known[name], runs, contestants)
             progress.advance(task)
-    summary = _summary(all_figures, default_policy if default_policy in chosen else chosen[0])
+    summary = _summary(known, all_figures, default_policy if default_policy in chosen else chosen[0])
     if save:
         save.write_text(json.dumps({"seeds": seeds, "rows": all_figures, "summary": summary}, indent=1))
     print(json.dumps(summary))
 
 
-def _contestants_of(name: str, policies: tuple[str, ...], runs: Runs) -> list[Contestant]:
+def _recorded(data: Path) -> list[Row]:
+    try:
+        return recorded(data)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--data: {error}") from error
+
+
+def _contestants_of(policies: tuple[str, ...], runs: Runs) -> list[Contestant]:
     """Those of this process, with the best static weights as they were found in another."""
     found = [*classical(), *steered(policies)]
     known = {c.name for c in found}
@@ -110,11 +112,11 @@ def _contestants_of(name: str, policies: tuple[str, ...], runs: Runs) -> list[Co
     ]
 
 
-def _summary(all_figures: dict[str, dict[str, Any]], policy: str) -> dict[str, Any]:
+def _summary(known: dict[str, Row], all_figures: dict[str, dict[str, Any]], policy: str) -> dict[str, Any]:
     """Of the policy on the balancer that is recommended: geometric means of ratios, means of shares."""
     gathered: dict[str, list[float]] = defaultdict(list)
     for name, found in all_figures.items():
-        row = _rows()[name]
+        row = known[name]
         mine = found[f"{policy} on {recommended(row)}"]
         if row.compare == "headroom":
             gathered["p99_vs_best_classical"].append(mine["p99_vs_best_classical"])

@@ -13,7 +13,8 @@ SECONDS, SETTLED = 90, 30
 ONSET = 30.0
 SLO = 10
 """Services that an answer may take to be goodput."""
-_SLOW = 3
+ILL = 3
+"""The instance that a fault ails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def fleet(
 
 
 def slow(factor: float, onset: float = 0.0, **others: Any) -> Fault:
-    return Fault(_SLOW, "slow", onset, factor=factor, **others)
+    return Fault(ILL, "slow", onset, factor=factor, **others)
 
 
 UNEQUAL, MIXED = (1.0, 1.0, 2.0, 4.0), Service(mean_seconds=0.08)
@@ -60,35 +61,35 @@ _BERT = Service(mean_seconds=0.012, cv=0.3)
 
 
 def rows() -> list[Row]:
-    """All of them, but for those of recorded arrivals."""
-    errors = Fault(_SLOW, "fail_fast", ONSET)
+    """All of them, but for those of recorded arrivals (`recordings`)."""
+    errors = Fault(ILL, "fail_fast", ONSET)
     return [
-        Row("slow3", "one 3 × slower, 60 % of what is left", fleet(load=0.5, faults=(slow(3),)), ill=(_SLOW,)),
-        Row("turn5", "one turns 5 × slower, 60 % of what is left", fleet(load=0.48, faults=(slow(5, ONSET),)), int(ONSET), ill=(_SLOW,)),
+        Row("slow3", "one 3 × slower, 60 % of what is left", fleet(load=0.5, faults=(slow(3),)), ill=(ILL,)),
+        Row("turn5", "one turns 5 × slower, 60 % of what is left", fleet(load=0.48, faults=(slow(5, ONSET),)), int(ONSET), ill=(ILL,)),
         Row("unequal30", "speeds 1:1:2:4, 30 %", fleet(UNEQUAL, 0.3, MIXED)),
         Row("unequal60", "speeds 1:1:2:4, 60 %", fleet(UNEQUAL, 0.6, MIXED)),
         Row("unequal80", "speeds 1:1:2:4, 80 %", fleet(UNEQUAL, 0.8, MIXED)),
         Row("unequal60x4", "the same, 60 %, 4 balancers", fleet(UNEQUAL, 0.6, MIXED), balancers=4),
         Row("unequal60x8", "the same, 60 %, 8 balancers", fleet(UNEQUAL, 0.6, MIXED), balancers=8),
-        Row("slow3x4", "one 3 × slower, 4 balancers", fleet(load=0.5, faults=(slow(3),)), balancers=4, ill=(_SLOW,)),
-        Row("slow3x8", "one 3 × slower, 8 balancers", fleet(load=0.5, faults=(slow(3),)), balancers=8, ill=(_SLOW,)),
-        Row("batch4", "batches of 8, one 4 × slower", fleet(load=0.5, faults=(slow(4),), **_BATCHES), ill=(_SLOW,)),
-        Row("quota", "a CPU quota of 20 % on one", fleet(load=0.5, service=_BERT, faults=(Fault(_SLOW, "quota"),)), ill=(_SLOW,)),
-        Row("fail100", "one answers only errors, at once", fleet(faults=(errors,)), int(ONSET) + 10, compare="errors", ill=(_SLOW,)),
+        Row("slow3x4", "one 3 × slower, 4 balancers", fleet(load=0.5, faults=(slow(3),)), balancers=4, ill=(ILL,)),
+        Row("slow3x8", "one 3 × slower, 8 balancers", fleet(load=0.5, faults=(slow(3),)), balancers=8, ill=(ILL,)),
+        Row("batch4", "batches of 8, one 4 × slower", fleet(load=0.5, faults=(slow(4),), **_BATCHES), ill=(ILL,)),
+        Row("quota", "a CPU quota of 20 % on one", fleet(load=0.5, service=_BERT, faults=(Fault(ILL, "quota"),)), ill=(ILL,)),
+        Row("fail100", "one answers only errors, at once", fleet(faults=(errors,)), int(ONSET) + 10, compare="errors", ill=(ILL,)),
         Row("fail30", "one answers 30 % errors", fleet(faults=(replace(errors, ratio=0.3),)), int(ONSET) + 10, compare="errors",
-        ill=(_SLOW,)),
+        ill=(ILL,)),
         Row("throttle", "throttling, announced 3 s ahead", fleet(load=0.4, faults=(slow(3, ONSET, announce_seconds=3.0),)), int(ONSET),
-        ill=(_SLOW,)),
+        ill=(ILL,)),
         Row("healthy", "healthy, equal, 60 %", fleet(), 0, compare="harmless"),
         Row("healthy80", "healthy, equal, 80 %", fleet(load=0.8), 0, compare="harmless"),
         Row("long10", "10 % long requests", fleet(load=0.5, service=_MIX), 0, compare="harmless"),
         Row("batches", "batches of 8, equal", fleet(load=0.5, **_BATCHES), 0, compare="harmless"),
         Row("bursty", "bursty arrivals", fleet(load=0.5, arrivals=Arrivals(kind="bursty")), 0, compare="harmless"),
-        Row("lost", "telemetry of one lost", fleet(telemetry_faults=(TelemetryFault(_SLOW, "lost", ONSET),)), 0, compare="harmless"),
-        Row("late", "telemetry of one 5 s late", fleet(telemetry_faults=(TelemetryFault(_SLOW, "late", ONSET),)), 0, compare="harmless"),
-        Row("lying", "one tells a fifth of its latency", fleet(telemetry_faults=(TelemetryFault(_SLOW, "lying", ONSET, scale=0.2),)), 0,
+        Row("lost", "telemetry of one lost", fleet(telemetry_faults=(TelemetryFault(ILL, "lost", ONSET),)), 0, compare="harmless"),
+        Row("late", "telemetry of one 5 s late", fleet(telemetry_faults=(TelemetryFault(ILL, "late", ONSET),)), 0, compare="harmless"),
+        Row("lying", "one tells a fifth of its latency", fleet(telemetry_faults=(TelemetryFault(ILL, "lying", ONSET, scale=0.2),)), 0,
         compare="harmless"),
-        Row("lying5", "one tells five times its latency", fleet(telemetry_faults=(TelemetryFault(_SLOW, "lying", ONSET, scale=5.0),)), 0,
+        Row("lying5", "one tells five times its latency", fleet(telemetry_faults=(TelemetryFault(ILL, "lying", ONSET, scale=5.0),)), 0,
         compare="harmless"),
     ]  # fmt: skip
 
