@@ -7,6 +7,7 @@ of one that is drained. So where the newest word alone is surer that an instance
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trimtab.actuator.policy.recent import STALE_SECONDS
 from trimtab.actuator.state import State, Vector
@@ -45,10 +46,10 @@ class Failing:
         return found
 
 
-def _excess(counts: Vector, accused: Vector) -> Vector:
+def _excess(counts: Vector, accused: NDArray[np.bool_]) -> Vector:
     """float64 [instances]; `counts`: errors and requests, [2, instances]."""
     errors, requests = counts
     ratio = np.divide(errors, requests, out=np.full_like(errors, np.nan), where=requests > 0)
     best = np.min(ratio, where=requests > 0, initial=1)
     noise = np.sqrt(ratio * (1 - ratio) / np.maximum(requests, 1))
-    return np.nan_to_num(np.maximum(ratio - best - _EQUAL - np.where(accused, 0, _NOISE) * noise, 0))
+    return np.asarray(np.nan_to_num(np.maximum(ratio - best - _EQUAL - np.where(accused, 0, _NOISE) * noise, 0)))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.detector import fleet as made
 from tests.detector.faults import CARD, signals
 from tests.detector.fleet import START_NS, Fleet, Noise
 from trimtab.agent.sketch.loglinear import BUCKETS, quantiles_seconds
@@ -266,3 +267,11 @@ def test_without_a_gpu_nothing_is_known_of_one() -> None:
     history.observe_all(fleet.step())
     told = read(history, fleet.instances, fleet.now_ns, 10)
     assert np.isnan([told.gpu_throttled, told.gpu_memory_fault, told.gpu_xid]).all()
+
+
+def test_workers_are_as_many_requests_as_fill_their_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(made.INSTANCE, "batch_size_max", ("1", 8.0))
+    fleet, history = Fleet([("m", "m")]), History(60)
+    for _ in range(20):
+        history.observe_all(fleet.step())
+    assert read(history, fleet.instances, fleet.now_ns, 10).workers == pytest.approx([16, 16], rel=0.2)
