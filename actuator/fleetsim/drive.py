@@ -13,7 +13,7 @@ from trimtab.actuator.fleetsim.state import state_of, weights_of
 from trimtab.actuator.guard import Guard
 from trimtab.actuator.policy.base import Policy
 from trimtab.actuator.settings import GuardSettings
-from trimtab.actuator.state import Vector
+from trimtab.actuator.state import State, Vector
 from trimtab.agent.clock import ManualClock
 
 Decide = Callable[[Tick], Vector]
@@ -34,15 +34,24 @@ def unguarded(policy: Policy) -> Decide:
     return lambda tick: weights_of(tick, policy.decide(state_of(tick)))
 
 
+class Bounds:
+    """The guard, on the scenario's own clock: called once a second."""
+
+    def __init__(self, settings: GuardSettings) -> None:
+        self._clock = ManualClock()
+        self._guard = Guard(settings, self._clock)
+
+    def __call__(self, state: State, wish: Callable[[], Vector]) -> Vector:
+        self._clock.advance(1.0)
+        return np.array([v.weight for v in self._guard.bound(state, wish)])
+
+
 def guarded(policy: Policy, settings: GuardSettings | None = None) -> Decide:
     """A policy's wishes within the guard's bounds, as the actuator lets them through."""
-    clock = ManualClock()
-    guard = Guard(settings or GuardSettings(), clock)
+    bounds = Bounds(settings or GuardSettings())
 
     def decide(tick: Tick) -> Vector:
-        clock.advance(1.0)
         state = state_of(tick)
-        verdicts = guard.bound(state, lambda: policy.decide(state))
-        return weights_of(tick, np.array([v.weight for v in verdicts]))
+        return weights_of(tick, bounds(state, lambda: policy.decide(state)))
 
     return decide

@@ -1,9 +1,9 @@
-"""The simulated fleet as a Gymnasium environment. The only file that imports gymnasium."""
+"""The simulated fleet as a Gymnasium environment: what policies see, and what the actuator calls good. The only file that imports
+gymnasium."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import gymnasium
@@ -12,49 +12,27 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from trimtab.actuator.fleetsim.check import number, require
+from trimtab.actuator.fleetsim.drive import Bounds
 from trimtab.actuator.fleetsim.fleet import Fleet, Tick
-from trimtab.actuator.fleetsim.observe import FEATURES, HIGHEST, observe
 from trimtab.actuator.fleetsim.scenario import INSTANCES_MAX, Scenario
 from trimtab.actuator.fleetsim.state import state_of, weights_of
-from trimtab.actuator.guard import Guard
+from trimtab.actuator.policy.features import HIGHEST, NAMES
+from trimtab.actuator.policy.sight import Sight
+from trimtab.actuator.reward import Reward
 from trimtab.actuator.settings import GuardSettings
 from trimtab.actuator.state import Vector
-from trimtab.agent.clock import ManualClock
 
 Observation = dict[str, NDArray[Any]]
-_LATENCY_MAX = 100.0
-"""Service times; a longer mean or deviation is not worse, so that one stuck instance does not drown all else."""
+Shares = NDArray[np.float64]
+SETTLE_SECONDS = 5
+"""At neutral weights, for the averages to begin with."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reward:
-    """alpha throughput - beta latency - gamma variance, of one second.
+class FleetEnv(gymnasium.Env[Observation, Shares]):
+    """One step is one second; an episode is one scenario, which `make` makes from the seed of `reset`, or from one drawn without.
 
-    Throughput is answers without error over arrivals; latency is what a request cost (`outcome.cost_seconds`, where an error is ten mean
-    latencies) in mean service times; variance is of latency, in their squares.
-    """
-
-    alpha: float = 1.0
-    beta: float = 0.1
-    gamma: float = 0.001
-
-    def of(self, tick: Tick, service_seconds: float) -> float:
-        """Latency of a second in which nothing left is 0: throughput tells of it."""
-        answers: Any = tick.answers
-        good = int((answers["failed"] == 0).sum())
-        throughput = min(1.0, good / tick.arrived) if tick.arrived else 1.0
-        if len(answers) == 0:
-            return self.alpha * throughput
-        cost = min(tick.cost_seconds / service_seconds, _LATENCY_MAX)
-        deviation = min(float(answers["latency"].std()) / service_seconds, _LATENCY_MAX)
-        return self.alpha * throughput - self.beta * cost - self.gamma * deviation**2
-
-
-class FleetEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
-    """One step is one second; an episode is one scenario, which `make` makes from a seed.
-
-    The observation has a row for each of `instances_max` instances (`observe`) and a mask of those that are there; others are 0. The
-    action is each one's share of the requests, on any scale: float32 [instances_max] in [0, 1], of which those that are there
+    The observation has a row of `policy.features` for each of `instances_max` instances and a mask of those that are there; others are 0.
+    The action is each one's share of the requests, on any scale: float64 [instances_max] in [0, 1], of which those that are there
     are used. All 0 is neutral. With `guard` the shares go through the guard's bounds.
     """
 
@@ -70,54 +48,70 @@ class FleetEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         number("instances_max", instances_max, 1, INSTANCES_MAX)
         self._make, self._max = make, instances_max
         self._reward, self._settings = reward or Reward(), guard
-        rows = (instances_max, len(FEATURES))
+        rows = (instances_max, len(NAMES))
         self.observation_space = spaces.Dict(
             {
                 "instances": spaces.Box(-HIGHEST, HIGHEST, rows, np.float32),
                 "mask": spaces.Box(0, 1, (instances_max,), np.int8),
             }
         )
-        self.action_space = spaces.Box(0, 1, (instances_max,), np.float32)
+        self.action_space = spaces.Box(0, 1, (instances_max,), np.float64)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """A new scenario, and its first second at neutral weights."""
+        """A new scenario, and its first seconds at neutral weights."""
         super().reset(seed=seed, options=options)
-        scenario = self._make(int(self.np_random.integers(2**31)))
+        scenario = self._make(int(self.np_random.integers(2**31)) if seed is None else seed)
         count = len(scenario.instances)
         require(count <= self._max, "instances", count, f"instances_max = {self._max} of the environment; raise it")
-        self._fleet, self._clock = Fleet(scenario), ManualClock()
-        self._guard = Guard(self._settings, self._clock) if self._settings else None
-        self._tick = self._fleet.step(np.ones(count))
-        return self._observation(), self._info()
+        longer = "make it longer than the seconds at neutral weights"
+        require(scenario.seconds > SETTLE_SECONDS, "seconds", scenario.seconds, longer)
+        self._fleet, self._sight = Fleet(scenario), Sight()
+        self._bounds = Bounds(self._settings) if self._settings else None
+        speeds = sum(i.speed for i in scenario.instances)
+        self._reference = scenario.service.expected_seconds * count / speeds
+        for _ in range(SETTLE_SECONDS):
+            self._see(self._fleet.step(np.ones(count)))
+        return self._seen, self._info()
 
-    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Shares) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """The next second. Raises TrimtabError on an action outside its space."""
-        shares = np.asarray(action, dtype=np.float64)
-        require(self.action_space.contains(shares.astype(np.float32)), "action", action, "must be in the action space")
-        wished = self._weights(shares[: len(self._tick.joined)][self._tick.joined])
-        self._tick = self._fleet.step(weights_of(self._tick, wished))
-        reward = self._reward.of(self._tick, self._fleet.scenario.service.expected_seconds)
-        return self._observation(), reward, False, self._fleet.done, self._info()
+        shares = np.asarray(action)
+        require(self.action_space.contains(shares), "action", action, "must be in the action space")
+        wished = _neutral_shares(shares[: len(self._tick.joined)][self._tick.joined])
+        self._sight.remember(self._state, wished)
+        bound = wished if self._bounds is None else self._bounds(self._state, lambda: wished)
+        self._see(self._fleet.step(weights_of(self._tick, bound)))
+        return self._seen, self._worth(self._tick), False, self._fleet.done, self._info()
 
-    def _weights(self, shares: Vector) -> Vector:
-        """From shares on the simplex to shares of neutral weights: the largest is 1."""
-        wished = shares / shares.max() if shares.max(initial=0) > 0 else np.ones(len(shares))
-        self._clock.advance(1.0)
-        if self._guard is None:
-            return wished
-        return np.array([v.weight for v in self._guard.bound(state_of(self._tick), lambda: wished)])
+    def _see(self, tick: Tick) -> None:
+        self._tick, self._state = tick, state_of(tick)
+        features = self._sight.see(self._state)
+        self._seen: Observation = {
+            "instances": self._padded(features, np.float32),
+            "mask": self._padded(np.ones(len(features)), np.int8),
+        }
 
-    def _observation(self) -> Observation:
-        rows = np.zeros((self._max, len(FEATURES)), dtype=np.float32)
-        mask = np.zeros(self._max, dtype=np.int8)
-        here = np.flatnonzero(self._tick.joined)
-        rows[here] = observe(state_of(self._tick), self._tick.weights[here])
-        mask[here] = 1
-        return {"instances": rows, "mask": mask}
+    def _padded(self, values: NDArray[Any], kind: type[np.generic]) -> NDArray[Any]:
+        """Of those that are there, at their places."""
+        out = np.zeros((self._max, *values.shape[1:]), dtype=kind)
+        out[np.flatnonzero(self._tick.joined)] = values
+        return out
+
+    def _worth(self, tick: Tick) -> float:
+        latency, failed = tick.answers["latency"], tick.answers["failed"]
+        fine = latency[failed == 0]
+        mean, variance = (float(fine.mean()), float(fine.var())) if len(fine) else (0.0, 0.0)
+        return self._reward.of(tick.arrived, len(fine), mean, variance, int(failed.sum()), self._reference)
 
     def _info(self) -> dict[str, Any]:
-        """What users had: the second's cost, and at the end the whole `outcome`."""
-        info: dict[str, Any] = {"cost_seconds": self._tick.cost_seconds}
+        """What the rule proposes, float64 [instances_max]; the weights that were in force; at the end, what users had of it all."""
+        info = {"proposal": self._padded(self._sight.proposal, np.float64), "weights": self._tick.weights}
         return info | {"outcome": self._fleet.summary()} if self._fleet.done else info
+
+
+def _neutral_shares(shares: Vector) -> Vector:
+    """From shares on any scale to shares of neutral weights: the largest is 1."""
+    most = float(shares.max(initial=0))
+    return shares / most if most > 0 else np.ones(len(shares))

@@ -20,17 +20,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.actuator.policy.features import NAMES, Matrix, encode
-from trimtab.actuator.policy.recent import Recent
-from trimtab.actuator.policy.split import Split
+from trimtab.actuator.policy.features import NAMES, Matrix
+from trimtab.actuator.policy.sight import Sight
 from trimtab.actuator.state import State, Vector
 
 CHOICES = ("as proposed", "half", "double", "none", "all")
 """What a branch may make of the weight that the rule proposes for its instance."""
 PROPOSED = 0
 LAYERS = ("instance", "instance2", "fleet", "advantage", "value")
-MEMORY, SLOW_MEMORY = 0.7, 0.95
-"""Of the averages: some three seconds, and twenty."""
 
 Array = NDArray[np.floating[Any]]
 
@@ -98,25 +95,6 @@ def chosen(values: Array, margin: float) -> NDArray[np.int64]:
     best = values.argmax(axis=1)
     better = values.max(axis=1) > values[:, PROPOSED] + margin
     return np.where(better, best, PROPOSED)
-
-
-class Sight:
-    """What the network sees from second to second: the fleet's recent past, the rule's proposal, and what was wished for last."""
-
-    def __init__(self) -> None:
-        self._recent, self._slow, self._rule = Recent(MEMORY, hold=True), Recent(SLOW_MEMORY, hold=True), Split()
-        self._wished: dict[str, float] = {}
-        self.proposal: Vector = np.ones(0)
-
-    def see(self, state: State) -> Matrix:
-        """float32 [instances, NAMES]; `proposal` is then of this second."""
-        self.proposal = self._rule.decide(state)
-        last = np.asarray([self._wished.get(i, 1.0) for i in state.ids])
-        return encode(state, self._recent.observe(state), self._slow.observe(state), last, self.proposal)
-
-    def remember(self, state: State, wished: Vector) -> None:
-        """These weights were wished for in that state."""
-        self._wished = dict(zip(state.ids, wished.tolist(), strict=True))
 
 
 class Dqn:

@@ -24,6 +24,8 @@ NAMES = (
     "fleet_load", "fleet_size", "fleet_degraded", "fleet_trend",
 )  # fmt: skip
 """The columns, in their order. What is unknown is 0, with 0 for `known` where it is the latency."""
+HIGHEST = 5.0
+"""No number is further from 0."""
 
 
 def encode(state: State, recent: Averages, slow: Averages, weight: Vector, proposal: Vector) -> Matrix:
@@ -62,7 +64,7 @@ def encode(state: State, recent: Averages, slow: Averages, weight: Vector, propo
         "fleet_trend": _trend(recent, slow),
     }
     out = np.stack([np.broadcast_to(np.asarray(columns[name], dtype=np.float64), len(state)) for name in NAMES], axis=1)
-    found: Matrix = np.clip(np.nan_to_num(out, posinf=0, neginf=0), -5, 5).astype(np.float32)
+    found: Matrix = np.clip(np.nan_to_num(out, posinf=0, neginf=0), -HIGHEST, HIGHEST).astype(np.float32)
     return found
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from trimtab.actuator.fleetsim.fleet import Fleet, Tick
 from trimtab.actuator.fleetsim.scenario import Scenario
 from trimtab.actuator.fleetsim.state import state_of, weights_of
-from trimtab.actuator.policy.dqn import Sight
 from trimtab.actuator.policy.features import Matrix
+from trimtab.actuator.policy.sight import Sight
 from trimtab.actuator.policy.split import Split
 from trimtab.actuator.reward import Reward
 from trimtab.actuator.state import Vector

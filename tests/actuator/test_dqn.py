@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from tests.actuator.conftest import instance
 from trimtab.actuator.policy.check import check_policy
-from trimtab.actuator.policy.dqn import CHOICES, PROPOSED, Dqn, Network, Sight, chosen, load, wish
+from trimtab.actuator.policy.dqn import CHOICES, PROPOSED, Dqn, Network, chosen, load, wish
 from trimtab.actuator.policy.features import NAMES
+from trimtab.actuator.policy.sight import Sight
 from trimtab.actuator.reward import Reward
 from trimtab.actuator.state import by_model
 from trimtab.actuator.tune.dqn import INSTANCES_MAX, Branches, dump, exported
