@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -23,10 +23,19 @@ Decide = Callable[[Tick], Vector]
 def drive(scenario: Scenario, decide: Decide) -> Outcome:
     """Run the scenario. The first second has neutral weights."""
     fleet = Fleet(scenario)
-    weights = np.ones(len(scenario.instances))
-    while not fleet.done:
-        weights = decide(fleet.step(weights))
+    for _ in ticks(fleet, decide):
+        pass
     return fleet.summary()
+
+
+def ticks(fleet: Fleet, decide: Decide, neutral_seconds: int = 1) -> Iterator[Tick]:
+    """What is left of the fleet's scenario, second by second; the first so many have neutral weights, whatever is decided."""
+    weights = neutral = np.ones(len(fleet.scenario.instances))
+    while not fleet.done:
+        tick = fleet.step(weights)
+        wished = decide(tick)
+        weights = wished if fleet.second >= neutral_seconds else neutral
+        yield tick
 
 
 def unguarded(policy: Policy) -> Decide:

@@ -12,10 +12,11 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from trimtab.actuator.fleetsim.check import number, require
-from trimtab.actuator.fleetsim.drive import Bounds
+from trimtab.actuator.fleetsim.drive import Bounds, ticks, unguarded
 from trimtab.actuator.fleetsim.fleet import Fleet, Tick
 from trimtab.actuator.fleetsim.scenario import INSTANCES_MAX, Scenario
 from trimtab.actuator.fleetsim.state import state_of, weights_of
+from trimtab.actuator.policy.base import Policy
 from trimtab.actuator.policy.features import HIGHEST, NAMES
 from trimtab.actuator.policy.sight import Sight
 from trimtab.actuator.reward import Reward
@@ -26,6 +27,8 @@ Observation = dict[str, NDArray[Any]]
 Shares = NDArray[np.float64]
 SETTLE_SECONDS = 5
 """At neutral weights, for the averages to begin with."""
+_BETTER_MAX = 5.0
+"""Of the difference to a rival: a queue that overflows is bad enough, and how much worse it could be would drown all else."""
 
 
 class FleetEnv(gymnasium.Env[Observation, Shares]):
@@ -34,6 +37,9 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
     The observation has a row of `policy.features` for each of `instances_max` instances and a mask of those that are there; others are 0.
     The action is each one's share of the requests, on any scale: float64 [instances_max] in [0, 1], of which those that are there
     are used. All 0 is neutral. With `guard` the shares go through the guard's bounds.
+
+    With a `rival` the reward is by how much it was better than what a twin of the fleet had on the same requests, steered by that policy:
+    most of what chance does to one it does to the other, and the difference tells of the actions.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
@@ -44,10 +50,11 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
         instances_max: int = 16,
         reward: Reward | None = None,
         guard: GuardSettings | None = None,
+        rival: Callable[[], Policy] | None = None,
     ) -> None:
         number("instances_max", instances_max, 1, INSTANCES_MAX)
         self._make, self._max = make, instances_max
-        self._reward, self._settings = reward or Reward(), guard
+        self._reward, self._settings, self._rival = reward or Reward(), guard, rival
         rows = (instances_max, len(NAMES))
         self.observation_space = spaces.Dict(
             {
@@ -69,10 +76,11 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
         require(scenario.seconds > SETTLE_SECONDS, "seconds", scenario.seconds, longer)
         self._fleet, self._sight = Fleet(scenario), Sight()
         self._bounds = Bounds(self._settings) if self._settings else None
+        self._twin = ticks(Fleet(scenario), unguarded(self._rival()), SETTLE_SECONDS) if self._rival else None
         speeds = sum(i.speed for i in scenario.instances)
         self._reference = scenario.service.expected_seconds * count / speeds
         for _ in range(SETTLE_SECONDS):
-            self._see(self._fleet.step(np.ones(count)))
+            self._live(np.ones(count))
         return self._seen, self._info()
 
     def step(self, action: Shares) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -82,11 +90,13 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
         wished = _neutral_shares(shares[: len(self._tick.joined)][self._tick.joined])
         self._sight.remember(self._state, wished)
         bound = wished if self._bounds is None else self._bounds(self._state, lambda: wished)
-        self._see(self._fleet.step(weights_of(self._tick, bound)))
-        return self._seen, self._worth(self._tick), False, self._fleet.done, self._info()
+        self._live(weights_of(self._tick, bound))
+        return self._seen, self._better(), False, self._fleet.done, self._info()
 
-    def _see(self, tick: Tick) -> None:
-        self._tick, self._state = tick, state_of(tick)
+    def _live(self, weights: Vector) -> None:
+        """Another second, and what is seen of it."""
+        self._tick, self._twin_tick = self._fleet.step(weights), next(self._twin) if self._twin else None
+        self._state = state_of(self._tick)
         features = self._sight.see(self._state)
         self._seen: Observation = {
             "instances": self._padded(features, np.float32),
@@ -98,6 +108,13 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
         out = np.zeros((self._max, *values.shape[1:]), dtype=kind)
         out[np.flatnonzero(self._tick.joined)] = values
         return out
+
+    def _better(self) -> float:
+        """The reward of the second that has passed."""
+        worth = self._worth(self._tick)
+        if self._twin_tick is None:
+            return worth
+        return min(max(worth - self._worth(self._twin_tick), -_BETTER_MAX), _BETTER_MAX)
 
     def _worth(self, tick: Tick) -> float:
         latency, failed = tick.answers["latency"], tick.answers["failed"]

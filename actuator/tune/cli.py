@@ -19,7 +19,6 @@ from rich.table import Table
 from trimtab import Exit, TrimtabError, __version__
 from trimtab.actuator.policy.dqn import Network, load, shipped
 from trimtab.actuator.tune import search as searching
-from trimtab.actuator.tune.course import Course
 from trimtab.actuator.tune.dqn import Settings, dump, train
 from trimtab.actuator.tune.fleets import fleet
 from trimtab.actuator.tune.score import Scored, score, with_margin
@@ -51,7 +50,7 @@ def train_(out: Path, settings_file: Path | None, seed: int | None, steps: int |
             progress.update(task, completed=step, description=f"training: {reward:+.3f} to the rule")
             return True
 
-        network = train(settings, partial(_course, settings.seed), told)
+        network = train(settings, partial(fleet, seed=settings.seed), told)
         progress.update(task, completed=settings.steps, description="scoring on fleets it has not seen")
         network = with_margin(network, held_out)
         found = score(network, held_out)
@@ -133,11 +132,7 @@ def _trained_score(held_out: int, settings: Settings, report: Callable[[int, flo
     def valued(network: Network) -> float:
         return score(replace(network, margin=settings.margin), held_out).mean
 
-    return valued(train(settings, partial(_course, settings.seed), told))
-
-
-def _course(seed: int, number: int) -> Course:
-    return Course(fleet(number, seed))
+    return valued(train(settings, partial(fleet, seed=settings.seed), told))
 
 
 def _settings(file: Path | None) -> Settings:

@@ -5,6 +5,7 @@ The only file that imports PyTorch. The network itself, and what it sees and cho
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -17,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from trimtab.actuator.fleetsim.env import FleetEnv, Observation
+from trimtab.actuator.fleetsim.scenario import Scenario
 from trimtab.actuator.policy.dqn import CHOICES, LAYERS, PROPOSED, Network, chosen, wish
 from trimtab.actuator.policy.features import NAMES
+from trimtab.actuator.policy.split import Split
 from trimtab.actuator.reward import Reward
-from trimtab.actuator.tune.course import Course
 
 INSTANCES_MAX = 16
 """Largest fleet that is trained on; smaller ones are padded."""
@@ -96,18 +99,10 @@ class Replay:
         self.lasting = np.zeros(size, dtype=np.float32)
         self.count = 0
 
-    def add(
-        self, now: NDArray[np.float32], choices: NDArray[np.int64], reward: float, then: NDArray[np.float32], last: bool
-    ) -> None:
-        at, n = self.count % len(self.rewards), len(now)
-        self.features[at], self.following[at], self.there[at], self.choices[at] = 0, 0, False, 0
-        self.features[at, :n], self.following[at, :n], self.there[at, :n], self.choices[at, :n] = (
-            now,
-            then,
-            True,
-            choices,
-        )
-        self.rewards[at], self.lasting[at] = reward, 0.0 if last else 1.0
+    def add(self, now: Observation, choices: NDArray[np.int64], reward: float, then: Observation, last: bool) -> None:
+        at = self.count % len(self.rewards)
+        self.features[at], self.there[at], self.following[at] = now["instances"], now["mask"], then["instances"]
+        self.choices[at], self.rewards[at], self.lasting[at] = choices, reward, 0.0 if last else 1.0
         self.count += 1
 
     def sample(self, chance: np.random.Generator, batch: int) -> tuple[torch.Tensor, ...]:
@@ -121,8 +116,8 @@ Progress = Callable[[int, float, Callable[[], Network]], bool]
 _TOLD_EVERY = 50
 
 
-def train(settings: Settings, courses: Callable[[int], Course], progress: Progress = lambda *_: True) -> Network:
-    """Train a network. `courses` makes the course of a number: the same number is the same course."""
+def train(settings: Settings, make: Callable[[int], Scenario], progress: Progress = lambda *_: True) -> Network:
+    """Train a network to be better than the rule. `make` makes the fleet of a number: the same number is the same fleet."""
     torch.manual_seed(settings.seed)
     torch.set_num_threads(1)
     chance = np.random.default_rng(settings.seed)
@@ -130,22 +125,23 @@ def train(settings: Settings, courses: Callable[[int], Course], progress: Progre
     target.load_state_dict(online.state_dict())
     optimiser = torch.optim.Adam(online.parameters(), lr=settings.learning_rate)
     replay, updates = Replay(settings.buffer), 0
-    running, trials = [courses(number) for number in range(settings.fleets)], [Trial() for _ in range(settings.fleets)]
-    number = settings.fleets
+    numbers = itertools.count()
+    envs = [FleetEnv(make, INSTANCES_MAX, settings.reward, rival=Split) for _ in range(settings.fleets)]
+    episodes = [Episode(env, next(numbers)) for env in envs]
     rewards: list[float] = []
     for step in range(0, settings.steps, settings.fleets):
         epsilon = _epsilon(settings, step)
-        best = _best(online, running, settings.margin)
-        for k, course in enumerate(running):
-            followed = np.full_like(best[k], PROPOSED) if step < settings.warm_up else best[k]
-            choices = trials[k].choose(followed, epsilon, settings.hold, chance)
-            before = course.features
-            reward = course.act(wish(choices, course.proposal), settings.reward)
-            replay.add(before, choices, reward, course.features, course.over)
+        best = _best(online, [episode.seen for episode in episodes], settings.margin)
+        if step < settings.warm_up:
+            best = np.full_like(best, PROPOSED)
+        for k, episode in enumerate(episodes):
+            before, there = episode.seen, episode.seen["mask"] > 0
+            choices = episode.trial.choose(best[k], there, epsilon, settings.hold, chance)
+            reward, over = episode.act(choices)
+            replay.add(before, choices, reward, episode.seen, over)
             rewards.append(reward)
-            if course.over:
-                running[k], trials[k] = courses(number), Trial()
-                number += 1
+            if over:
+                episodes[k] = Episode(envs[k], next(numbers))
         if step < settings.warm_up:
             continue
         for _ in range(max(1, settings.fleets // settings.train_every)):
@@ -164,6 +160,20 @@ def _epsilon(settings: Settings, step: int) -> float:
     return settings.epsilon_first + fallen * (settings.epsilon_last - settings.epsilon_first)
 
 
+class Episode:
+    """One fleet on its way through its scenario."""
+
+    def __init__(self, env: FleetEnv, number: int) -> None:
+        self._env, self.trial = env, Trial()
+        self.seen, self._info = env.reset(seed=number)
+
+    def act(self, choices: NDArray[np.int64]) -> tuple[float, bool]:
+        """Another second, with these choices, int64 [INSTANCES_MAX]; by how much it was better than the rule's, and whether it was the
+        last."""
+        self.seen, reward, _, over, self._info = self._env.step(wish(choices, self._info["proposal"]))
+        return reward, over
+
+
 class Trial:
     """What one fleet tries out: one branch, as a rule, departs from the rest for some seconds, so that what comes of it is known to be
     its doing."""
@@ -173,14 +183,19 @@ class Trial:
         self._branch, self._choice, self._on_rule = 0, 0, False
 
     def choose(
-        self, best: NDArray[np.int64], epsilon: float, hold: int, chance: np.random.Generator
+        self,
+        best: NDArray[np.int64],
+        there: NDArray[np.bool_],
+        epsilon: float,
+        hold: int,
+        chance: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """int64 [instances]: the best choices, or, in a share `epsilon` of the time, those but for one branch; half of these beside the
-        rule's own."""
+        """int64 [INSTANCES_MAX]: the best choices, or, in a share `epsilon` of the time, those but for one branch that is there; half of
+        these beside the rule's own."""
         if self._left <= 0 and chance.random() < epsilon / (epsilon + hold * (1 - epsilon)):
             self._left = hold
-            self._branch, self._choice = int(chance.integers(len(best))), int(chance.integers(len(CHOICES)))
-            self._on_rule = bool(chance.random() < 0.5)
+            self._branch = int(np.flatnonzero(there)[chance.integers(there.sum())])
+            self._choice, self._on_rule = int(chance.integers(len(CHOICES))), bool(chance.random() < 0.5)
         if self._left <= 0:
             return best
         self._left -= 1
@@ -189,15 +204,13 @@ class Trial:
         return tried
 
 
-def _best(online: Branches, running: Sequence[Course], margin: float) -> list[NDArray[np.int64]]:
-    """The best choice of each branch of each fleet."""
-    features = np.zeros((len(running), INSTANCES_MAX, len(NAMES)), dtype=np.float32)
-    there = np.zeros((len(running), INSTANCES_MAX), dtype=np.bool_)
-    for k, course in enumerate(running):
-        features[k, : len(course.features)], there[k, : len(course.features)] = course.features, True
+def _best(online: Branches, seen: Sequence[Observation], margin: float) -> NDArray[np.int64]:
+    """int64 [fleets, INSTANCES_MAX]: the best choice of each branch of each fleet; the rule's for who is not there."""
+    features = np.stack([each["instances"] for each in seen])
+    there = np.stack([each["mask"] for each in seen]) > 0
     with torch.no_grad():
         values = online(torch.from_numpy(features), torch.from_numpy(there)).numpy()
-    return [chosen(values[k, : len(course.features)], margin) for k, course in enumerate(running)]
+    return np.where(there, [chosen(each, margin) for each in values], PROPOSED)
 
 
 def _learn(

@@ -12,6 +12,8 @@ from trimtab import TrimtabError
 from trimtab.actuator.fleetsim.faults import Fault
 from trimtab.actuator.fleetsim.scenario import Arrivals, Balancers, Instance, Scenario, Service, instances
 from trimtab.actuator.policy.features import HIGHEST, NAMES
+from trimtab.actuator.policy.neutral import Neutral
+from trimtab.actuator.policy.split import Split
 from trimtab.actuator.reward import Reward
 from trimtab.actuator.settings import GuardSettings
 
@@ -135,6 +137,23 @@ def test_the_reward_is_the_actuators_of_what_users_had() -> None:
         assert got == reward.of(tick.arrived, len(fine), fine.mean(), fine.var(), failed, 0.02 * 3 / 6)
     assert max(found) <= 1
     assert np.mean(found[:3]) > np.mean(found[5:])
+
+
+def test_who_does_as_the_rival_is_no_better() -> None:
+    """And who does something else is worse by what it cost, on the same requests."""
+    env, alone = FleetEnv(scenario, rival=Split), FleetEnv(scenario)
+    _, info = env.reset(seed=3)
+    over = False
+    while not over:
+        _, reward, _, over, info = env.step(info["proposal"])
+        assert reward == 0
+    even = np.ones(16)
+    env = FleetEnv(scenario, rival=Neutral)
+    assert play(env, even)[0] == 0
+    avoiding = even.copy()
+    avoiding[0] = 0
+    gained = play(alone, avoiding)[0] - play(alone, even)[0]
+    assert 0 < play(env, avoiding)[0] <= gained + 1e-9
 
 
 def test_observations_do_not_tell_models_apart() -> None:
