@@ -28,13 +28,13 @@ def drive(scenario: Scenario, decide: Decide) -> Outcome:
     return fleet.summary()
 
 
-def ticks(fleet: Fleet, decide: Decide, neutral_seconds: int = 1) -> Iterator[Tick]:
-    """What is left of the fleet's scenario, second by second; the first so many have neutral weights, whatever is decided."""
-    weights = neutral = np.ones(len(fleet.scenario.instances))
+def ticks(fleet: Fleet, decide: Decide, first: Vector | None = None, first_seconds: int = 1) -> Iterator[Tick]:
+    """What is left of the fleet's scenario, second by second; the first so many have the weights `first`, neutral by default."""
+    weights = first = np.ones(len(fleet.scenario.instances)) if first is None else first
     while not fleet.done:
         tick = fleet.step(weights)
         wished = decide(tick)
-        weights = wished if fleet.second >= neutral_seconds else neutral
+        weights = wished if fleet.second >= first_seconds else first
         yield tick
 
 

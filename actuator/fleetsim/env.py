@@ -3,7 +3,7 @@ gymnasium."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import gymnasium
@@ -76,7 +76,7 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
         require(scenario.seconds > SETTLE_SECONDS, "seconds", scenario.seconds, longer)
         self._fleet, self._sight = Fleet(scenario), Sight()
         self._bounds = Bounds(self._settings) if self._settings else None
-        self._twin = ticks(Fleet(scenario), unguarded(self._rival()), SETTLE_SECONDS) if self._rival else None
+        self._twin = self._twin_of(scenario)
         speeds = sum(i.speed for i in scenario.instances)
         self._reference = scenario.service.expected_seconds * count / speeds
         for _ in range(SETTLE_SECONDS):
@@ -92,6 +92,12 @@ class FleetEnv(gymnasium.Env[Observation, Shares]):
         bound = wished if self._bounds is None else self._bounds(self._state, lambda: wished)
         self._live(weights_of(self._tick, bound))
         return self._seen, self._better(), False, self._fleet.done, self._info()
+
+    def _twin_of(self, scenario: Scenario) -> Iterator[Tick] | None:
+        """The same fleet, steered by the rival."""
+        if self._rival is None:
+            return None
+        return ticks(Fleet(scenario), unguarded(self._rival()), first_seconds=SETTLE_SECONDS)
 
     def _live(self, weights: Vector) -> None:
         """Another second, and what is seen of it."""

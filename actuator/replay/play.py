@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from trimtab.actuator.fleetsim.drive import Decide, guarded
+from trimtab.actuator.fleetsim.drive import Decide, guarded, ticks
 from trimtab.actuator.fleetsim.fleet import Fleet, Tick
 from trimtab.actuator.fleetsim.scenario import Scenario
 from trimtab.actuator.policy import POLICIES
@@ -43,21 +43,16 @@ class Played:
 
 def play(scenario: Scenario, decide: Decide, first: Vector, beat: Beat) -> Played:
     """Run the scenario; `first` are the weights of its first second, float64 [instances]."""
-    fleet = Fleet(scenario)
     arrived = np.asarray(scenario.arrivals.times_seconds)
     count = len(arrived)
     latency, failed = scenario.seconds - arrived, np.zeros(count, dtype=bool)
     second, instance = np.full(count, -1, dtype=np.int64), np.full(count, -1, dtype=np.int64)
     weights = np.ones((scenario.seconds, len(scenario.instances)))
-    now = first
-    while not fleet.done:
-        weights[fleet.second] = now
-        tick = fleet.step(now)
-        answers = tick.answers
+    for tick in ticks(Fleet(scenario), decide, first):
+        weights[tick.second], answers = tick.weights, tick.answers
         numbers = answers["number"]
         latency[numbers], failed[numbers] = answers["latency"], answers["failed"] > 0
         instance[numbers], second[numbers] = answers["instance"], tick.second
-        now = decide(tick)
         beat()
     return Played(arrived, latency, failed, second, instance, weights)
 
