@@ -11,9 +11,9 @@ import numpy as np
 
 from trimtab.actuator.fleetsim.drive import drive, unguarded
 from trimtab.actuator.fleetsim.outcome import Outcome
+from trimtab.actuator.policy import split
 from trimtab.actuator.policy.base import Policy
 from trimtab.actuator.policy.dqn import Dqn, Network
-from trimtab.actuator.policy.split import ERROR_COST, Split
 from trimtab.actuator.tune.fleets import fleet
 
 HELD_OUT, MARGINS = 1_000_003, 1_000_033
@@ -32,14 +32,10 @@ class Scored:
 
 
 def price(outcome: Outcome) -> float:
-    """Logarithm of mean latency times 99th percentile, each as much dearer as there are errors: what the rule minimises, too."""
+    """What the rule minimises, of a whole run."""
     if not math.isfinite(outcome.mean_seconds):
         return math.log(1e6)
-    return (
-        math.log(outcome.mean_seconds)
-        + math.log(outcome.p99_seconds)
-        + 2 * math.log(1 + ERROR_COST * outcome.error_ratio)
-    )
+    return split.price(outcome.mean_seconds, outcome.p99_seconds, outcome.error_ratio)
 
 
 def prices(make: Callable[[], Policy], seed: int, count: int, first: int = 0) -> Iterator[float]:
@@ -56,7 +52,7 @@ def compared(found: Sequence[float], rule: Sequence[float]) -> Scored:
 
 def score(network: Network, count: int, seed: int = HELD_OUT) -> Scored:
     """The network against the rule, on `count` fleets."""
-    return compared(list(prices(partial(Dqn, network), seed, count)), list(prices(Split, seed, count)))
+    return compared(list(prices(partial(Dqn, network), seed, count)), list(prices(split.Split, seed, count)))
 
 
 def with_margin(network: Network, count: int) -> Network:
@@ -65,7 +61,7 @@ def with_margin(network: Network, count: int) -> Network:
     Who is best of several is so by chance as well; a second look at other fleets is not fooled by that.
     """
     half = max(count // 2, 2)
-    rule = list(prices(Split, MARGINS, 2 * half))
+    rule = list(prices(split.Split, MARGINS, 2 * half))
     tried = [replace(network, margin=margin) for margin in MARGIN_CHOICES]
     first = [compared(list(prices(partial(Dqn, one), MARGINS, half)), rule[:half]).mean for one in tried]
     best = tried[int(np.argmin(first))]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trimtab.actuator.fleetsim.drive import Decide
+from trimtab.actuator.fleetsim.drive import Decide, ticks
 from trimtab.actuator.fleetsim.fleet import Fleet, Tick
 from trimtab.actuator.fleetsim.scenario import Scenario
+from trimtab.actuator.policy.split import price
 from trimtab.actuator.state import Vector
 
 Control = Callable[[Scenario], Decide]
@@ -28,10 +29,10 @@ class Seen:
 
     @property
     def price(self) -> float:
-        """What the best of several is chosen by: mean and 99th percentile count alike, an error as thirty means."""
+        """What the best of several is chosen by."""
         if not math.isfinite(self.mean_seconds):
             return math.inf
-        return math.log(self.mean_seconds) + math.log(self.p99_seconds) + 2 * math.log(1 + 30 * self.error_ratio)
+        return price(self.mean_seconds, self.p99_seconds, self.error_ratio)
 
 
 def neutral(_scenario: Scenario) -> Decide:
@@ -68,12 +69,8 @@ def simple(_scenario: Scenario) -> Decide:
 
 def run(scenario: Scenario, control: Control, since: int) -> Seen:
     """Live through the scenario."""
-    fleet, decide = Fleet(scenario), control(scenario)
-    weights: Vector = np.ones(len(scenario.instances))
     latencies, failed = [], []
-    while not fleet.done:
-        tick = fleet.step(weights)
-        weights = decide(tick)
+    for tick in ticks(Fleet(scenario), control(scenario)):
         if tick.second >= since:
             latencies.append(tick.answers["latency"].copy())
             failed.append(tick.answers["failed"].copy())
