@@ -78,8 +78,7 @@ def neutral(settings: ClientSettings, model: str, seconds: float, reason: str, c
 @click.pass_obj
 def auto(settings: ClientSettings, instance: str, model: str, collector: str | None) -> None:
     """Let the policy steer again: an instance, a model, or all. Takes back `set`, `freeze` and `neutral`."""
-    if instance and model:
-        raise click.UsageError("give an instance or --model, not both")
+    options.not_both(instance, model)
     target = instance or _target(model)
     reply = _steer(settings, collector, pb.SteerRequest(who=who(), auto=pb.AutoRequest(target=target)))
     click.echo(f"taken back: {', '.join(printable(one.target) or 'all instances' for one in reply.overrides)}")

@@ -45,8 +45,7 @@ def latency(
     form: Form,
 ) -> None:
     """Show the latency of an instance, of those of a model, or of all, with the error that sampling leaves."""
-    if instance and model:
-        raise click.UsageError("an instance or --model, not both")
+    options.not_both(instance, model)
     with stub(settings, collector) as query:
         request = pb.LatencyRequest(instance=instance, model=model, since_seconds=since, signal=signal)
         reply = query.Latency(request, timeout=DEADLINE_SECONDS)

@@ -26,6 +26,12 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * _UNITS[found[2]]
 
 
+def not_both(instance: str, model: str) -> None:
+    """Raises UsageError where somebody asks for an instance and for those of a model."""
+    if instance and model:
+        raise click.UsageError("give an instance or --model, not both")
+
+
 instance = click.argument("instance", required=False, default="")
 model = click.option("--model", default="", help="All instances that serve this model.")
 since = click.option(

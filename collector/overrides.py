@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
 from trimtab.agent.wire.overrides import MODEL, OVERRIDES_MAX, about, brief, in_force
 from trimtab.collector.arrow import Columns
+from trimtab.collector.by_hand import NOTE_MAX, NotFound, check_text, few, once_stored
 from trimtab.collector.feed import FleetSlot
 from trimtab.collector.journal import StoredJournal
-from trimtab.collector.remarks import NOTE_MAX, STORE_SECONDS_MAX, NotFound, check_text
-from trimtab.collector.store import Store, StoreError
+from trimtab.collector.store import Store
 from trimtab.collector.writer import Rows, Writer
 
 SECONDS_MAX = 366 * 86400.0
 SILENT_SECONDS = 30.0
 """A decision that is older is not in force any more: the actuator is gone, and the weights are neutral."""
-_NAMED_MAX = 8
 _FORGET = "DELETE FROM overrides USING incoming WHERE overrides.target = incoming.target"
 _ENTER = """
 INSERT INTO overrides BY NAME
@@ -106,8 +103,7 @@ class Overrides:
         covered = _covered(target, _members(target, self._instances()), known)
         if not covered:
             what = f"{target!r} is not" if target else "nothing is"
-            others = ", ".join(_name(one) for one in list(known)[:_NAMED_MAX]) or "nothing"
-            raise NotFound(f"{what} set by hand; set now: {others}{' …' * (len(known) > _NAMED_MAX)}")
+            raise NotFound(f"{what} set by hand; set now: {few([_name(one) for one in known])}")
         key = f"override {target} {self._clock.unix_ns() // 1000}"
         self._store(key, [(_FORGET, {"target": covered})], covered, {})
         return pb.SteerReply(overrides=[brief(known[one]) for one in covered])
@@ -124,20 +120,11 @@ class Overrides:
         return {}
 
     def _store(self, key: str, rows: Rows, without: Sequence[str], made: dict[str, pb.Override]) -> None:
-        """Have it stored, and take effect then: also when that is later than anybody waits."""
-        done: Future[None] = Future()
-
-        def stored(_: Future[None]) -> None:
+        def apply() -> None:
             left = {target: one for target, one in self.in_force().items() if target not in without}
             self._overrides = left | made
-            done.set_result(None)
 
-        self._writer.save(key, rows).add_done_callback(stored)
-        try:
-            done.result(STORE_SECONDS_MAX)
-        except FutureTimeoutError:
-            message = "it cannot be written now, and the collector's log says why; this is done as soon as it can"
-            raise StoreError(message) from None
+        once_stored(self._writer, key, rows, apply)
 
 
 def _members(target: str, fleet: Sequence[pb.InstanceState]) -> set[str]:

@@ -15,6 +15,7 @@ from trimtab.agent.wire.columns import TEXT_MAX, Malformed
 from trimtab.agent.wire.overrides import brief
 from trimtab.agent.wire.query_pb2_grpc import QueryServicer
 from trimtab.collector.backup import backup
+from trimtab.collector.by_hand import NotFound
 from trimtab.collector.feed import UNREAD_MAX, FleetSlot, IncidentFeed
 from trimtab.collector.ingest import Connected
 from trimtab.collector.instances import instances
@@ -23,7 +24,7 @@ from trimtab.collector.lately import series
 from trimtab.collector.latency import latency
 from trimtab.collector.nodes import nodes
 from trimtab.collector.overrides import Overrides
-from trimtab.collector.remarks import NotFound, Remarks
+from trimtab.collector.remarks import Remarks
 from trimtab.collector.report import report
 from trimtab.collector.settings import CollectorSettings
 from trimtab.collector.sql import QuestionError, ask

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 from trimtab.agent.clock import Clock
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.agent.wire.columns import TEXT_MAX, Malformed
+from trimtab.collector.by_hand import NOTE_MAX, NotFound, check_text, few, once_stored
 from trimtab.collector.feed import IncidentFeed
 from trimtab.collector.journal import StoredJournal
 from trimtab.collector.standing import Standing, covers
-from trimtab.collector.store import Store, StoreError
+from trimtab.collector.store import Store
 from trimtab.collector.writer import Rows, Writer
 
-NOTE_MAX = 4 * TEXT_MAX
-"""Longest note or reason."""
 ACKNOWLEDGEMENTS_MAX = 64
 """Most of one incident."""
 SILENCES_MAX = 1024
 """Most that are in force at once."""
 SILENCE_SECONDS_MAX = 366 * 86400.0
-STORE_SECONDS_MAX = 5.0
-_NAMED_MAX = 8
 _ACKNOWLEDGE = """
 INSERT INTO acknowledgements BY NAME SELECT * REPLACE (make_timestamp(acknowledged) AS acknowledged) FROM incoming
 """
@@ -34,10 +29,6 @@ INSERT INTO silences BY NAME SELECT * REPLACE (make_timestamp(since) AS since, m
 """
 _ACKNOWLEDGED = "SELECT incident, who, epoch_us(acknowledged), note FROM acknowledgements ORDER BY acknowledged"
 _SILENCED = "SELECT target, who, epoch_us(since), epoch_us(until), reason FROM silences"
-
-
-class NotFound(Exception):
-    """There is nothing that the remark could be about: one line that says what there is."""
 
 
 class Remarks:
@@ -127,8 +118,7 @@ class Remarks:
         check_text("unsilence.target", target, TEXT_MAX)
         known = self._standing.silences()
         if target not in known:
-            others = ", ".join(sorted(known)[:_NAMED_MAX]) or "nothing"
-            raise NotFound(f"{target!r} is not silenced; silenced now: {others}{' …' * (len(known) > _NAMED_MAX)}")
+            raise NotFound(f"{target!r} is not silenced; silenced now: {few(sorted(known))}")
         key = f"silence {target} {self._clock.unix_ns() // 1000}"
         rows = [(_UNSILENCE, {"target": [target]})]
         self._store(key, rows, target, lambda: self._standing.unsilence(target))
@@ -144,32 +134,16 @@ class Remarks:
         return found[0]
 
     def _store(self, key: str, rows: Rows, about: str, apply: Callable[[], None]) -> None:
-        """Have it stored, and take effect then: also when that is later than anybody waits."""
-        done: Future[None] = Future()
-
-        def stored(_: Future[None]) -> None:
+        def applied() -> None:
             apply()
             self._feed.again(lambda incident: covers(about, incident))
-            done.set_result(None)
 
-        self._writer.save(key, rows).add_done_callback(stored)
-        try:
-            done.result(STORE_SECONDS_MAX)
-        except FutureTimeoutError:
-            message = "it cannot be written now, and the collector's log says why; this is done as soon as it can"
-            raise StoreError(message) from None
+        once_stored(self._writer, key, rows, applied)
 
 
 def _is_id(target: str) -> bool:
     prefix, _, number = target.partition("-")
     return prefix == "i" and number.isdecimal()
-
-
-def check_text(field: str, text: str, characters_max: int, *, empty: bool = False) -> None:
-    """Raises Malformed where it is not one printable line."""
-    if len(text) > characters_max or not text.isprintable() or not (text.strip() or (empty and not text)):
-        least = 0 if empty else 1
-        raise Malformed(f"{field}: not one line of {least} to {characters_max} printable characters")
 
 
 def _columns(row: dict[str, Any]) -> dict[str, list[Any]]:

@@ -44,8 +44,7 @@ def talkers(
     form: Form,
 ) -> None:
     """Show which remote addresses send the most requests to an instance, to a model, or to all."""
-    if instance and model:
-        raise click.UsageError("an instance or --model, not both")
+    options.not_both(instance, model)
     with stub(settings, collector) as query:
         request = pb.TalkersRequest(instance=instance, model=model, since_seconds=since, limit=limit)
         reply = query.Talkers(request, timeout=DEADLINE_SECONDS)

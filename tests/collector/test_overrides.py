@@ -13,7 +13,7 @@ import pytest
 from tests.collector.sender import Recording, ask, collecting
 from tests.collector.test_query import until
 from trimtab.agent.wire import query_pb2 as q
-from trimtab.collector import overrides
+from trimtab.collector import by_hand, overrides
 from trimtab.collector.overrides import Overrides
 from trimtab.collector.store import StoreError
 
@@ -203,7 +203,7 @@ def test_the_last_with_any_weight_keeps_it_and_there_are_not_more_than_anybody_n
 def test_what_cannot_be_stored_is_said_and_takes_effect_when_it_can_in_its_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overrides, "STORE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(by_hand, "STORE_SECONDS_MAX", 0.2)
     with collecting(tmp_path, analysis=Fleet()) as (collector, _telemetry, query):
         ready(query)
 

@@ -14,7 +14,7 @@ from tests.collector.sender import Recording, ask, collecting
 from tests.collector.test_query import incident, until
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.wire import query_pb2 as q
-from trimtab.collector import remarks
+from trimtab.collector import by_hand, remarks
 from trimtab.collector.feed import IncidentFeed
 from trimtab.collector.standing import Standing
 from trimtab.collector.store import StoreError
@@ -173,7 +173,7 @@ def test_there_are_not_more_than_anybody_needs(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_cannot_be_stored_is_said_and_not_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remarks, "STORE_SECONDS_MAX", 0.2)
+    monkeypatch.setattr(by_hand, "STORE_SECONDS_MAX", 0.2)
     analysis = Recording()
     with collecting(tmp_path, analysis=analysis) as (collector, _telemetry, query):
         analysis.changed(incident(1))

@@ -17,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.detector.fleet import START_NS, Recorder
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.wire import query_pb2 as pb
+from trimtab.collector.by_hand import NotFound
 from trimtab.collector.feed import IncidentFeed
 from trimtab.collector.journal import StoredJournal
-from trimtab.collector.remarks import NotFound, Remarks
+from trimtab.collector.remarks import Remarks
 from trimtab.collector.standing import Standing
 from trimtab.collector.store import Store, insert, transaction
 from trimtab.detector.incident import REOPEN_SECONDS, Finding, Incidents
