@@ -28,6 +28,7 @@ HIGHEST = 5.0
 """No number is further from 0."""
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # what is 0 has no logarithm, and is as good as unknown
 def encode(state: State, recent: Averages, slow: Averages, weight: Vector, proposal: Vector) -> Matrix:
     """float32 [instances, NAMES].
 
@@ -73,8 +74,7 @@ def _against(values: Vector) -> Vector:
     known = values[np.isfinite(values) & (values > 0)]
     if not len(known):
         return np.full(len(values), np.nan)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.log(values / np.median(known)))
+    return np.asarray(np.log(values / np.median(known)))
 
 
 def _share(values: Vector) -> Vector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tests.actuator.conftest import instance
 from trimtab.actuator.policy.check import check_policy
 from trimtab.actuator.policy.dqn import CHOICES, PROPOSED, Dqn, Network, chosen, load, wish
-from trimtab.actuator.policy.features import NAMES
+from trimtab.actuator.policy.features import HIGHEST, NAMES
 from trimtab.actuator.policy.sight import Sight
 from trimtab.actuator.reward import Reward
 from trimtab.actuator.state import by_model
@@ -126,3 +127,14 @@ def test_what_is_wished_for_is_seen_the_next_time() -> None:
     sight.see(state)
     sight.remember(state, np.asarray([1.0, 0.25, 0.0]))
     assert sight.see(state)[:, NAMES.index("weight")].tolist() == [1.0, 0.25, 0.0]
+
+
+def test_what_is_zero_is_seen_without_a_warning() -> None:
+    """Who answers at once, or has no time at all."""
+    known = ({}, {"latency_mean_seconds": 0.0, "service_seconds": 0.01}, {"service_seconds": 0.0})
+    [state] = by_model([instance(f"n/{k}", **each) for k, each in enumerate(known)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = Sight().see(state)
+    assert np.isfinite(seen).all()
+    assert (np.abs(seen) <= HIGHEST).all()
