@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any
 
 import click
-from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,7 +16,7 @@ from trimtab.actuator import orders_cli
 from trimtab.actuator.snapshot import IDLE
 from trimtab.agent.wire import query_pb2 as pb
 from trimtab.collector.client import DEADLINE_SECONDS, stub
-from trimtab.collector.node_tables import printable
+from trimtab.collector.node_tables import known, printable
 from trimtab.detector.when import clock
 
 SILENT_SECONDS = 30.0
@@ -122,25 +121,18 @@ def _history(reply: pb.DecisionsReply) -> Table:
 
 def _plain(decision: pb.Decision) -> dict[str, Any]:
     """The message as JSON has it: times as numbers, unknown as null."""
-    out = MessageToDict(decision, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     numbers: dict[str, Any] = {"unix_ns": decision.unix_ns, "version": decision.version}
-    pairs = zip(out["weights"], decision.weights, strict=True)
-    numbers["weights"] = [plain | {"wished": _known(w.wished)} for plain, w in pairs]
     numbers["overrides"] = [
         {"target": one.target, "order": _order(one), "who": one.who, "reason": one.reason}
         | {"since_unix_ns": one.since_unix_ns, "until_unix_ns": one.until_unix_ns or None}
         for one in decision.overrides
     ]
-    return out | numbers
+    return known(decision) | numbers
 
 
 def _safe(text: str) -> str:
     """For a terminal: what the collector sent is no markup, and no control sequence."""
     return escape(printable(text))
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(value: float) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trimtab.agent.wire import telemetry_pb2 as pb
-from trimtab.agent.wire.columns import Malformed
+from trimtab.agent.wire.columns import SKETCH_FIELDS, Malformed
 from trimtab.collector import kernels
 from trimtab.collector.arrow import floats
 from trimtab.collector.packed import SketchList
@@ -17,15 +17,7 @@ from trimtab.collector.series import COLUMNS_MAX, Registry, Series
 from trimtab.collector.subjects import Layout, TableLayout
 from trimtab.collector.window import Window
 
-_FIELDS = {
-    "subjects": "<u4",
-    "probabilities": "<f8",
-    "sums": "<f8",
-    "lengths": "<u4",
-    "buckets": "<u2",
-    "counts": "<u4",
-}
-_SIZES = {name: int(dtype[2]) for name, dtype in _FIELDS.items()}
+_SIZES = {name: int(dtype[2]) for name, dtype in SKETCH_FIELDS.items()}
 
 
 ROW_BYTES_MAX = 9 * COLUMNS_MAX
@@ -155,13 +147,13 @@ def _sketches(
     series: Series, found: Sequence[tuple[Part, pb.SketchColumn]], rows: int, batch: Batch
 ) -> dict[str, object]:
     """The column of a distribution, and those of the numbers that stand for it."""
-    fields = {name: [getattr(column, name) for _, column in found] for name in _FIELDS}
-    sizes = {name: np.asarray([len(data) for data in fields[name]], dtype=np.int64) for name in _FIELDS}
+    fields = {name: [getattr(column, name) for _, column in found] for name in SKETCH_FIELDS}
+    sizes = {name: np.asarray([len(data) for data in fields[name]], dtype=np.int64) for name in SKETCH_FIELDS}
     odd = _misfits(sizes)
     if odd.any():
         batch.bad.update(found[p][0].window for p in np.flatnonzero(odd).tolist())
         return {}
-    arrays = {name: np.frombuffer(bytearray().join(fields[name]), dtype=dtype) for name, dtype in _FIELDS.items()}
+    arrays = {name: np.frombuffer(bytearray().join(fields[name]), dtype=dtype) for name, dtype in SKETCH_FIELDS.items()}
     sketches, cells = sizes["subjects"] // 4, sizes["buckets"] // 2
     table = np.empty((len(found), 6), dtype=np.int64)
     table[:, 0], table[:, 1] = np.cumsum(sketches) - sketches, sketches

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector.node_tables import printable
+from trimtab.collector.node_tables import known, printable
 from trimtab.detector.quantity import quantity
 from trimtab.detector.when import clock
 
@@ -62,11 +61,7 @@ def actions(reply: pb.IncidentReportReply) -> list[RenderableType]:
 
 
 def _action(action: pb.Action) -> dict[str, Any]:
-    weight: dict[str, Any] = MessageToDict(
-        action.weight, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    wished = None if math.isnan(action.weight.wished) else action.weight.wished
-    return {"unix_ns": action.unix_ns, "mode": action.mode, **weight, "wished": wished}
+    return {"unix_ns": action.unix_ns, "mode": action.mode, **known(action.weight)}
 
 
 def _latency(label: str, told: pb.Impact, name: str) -> str:

@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector.node_tables import printable
+from trimtab.collector.node_tables import known, printable
 from trimtab.detector import impact
 from trimtab.detector.quantity import quantity
 from trimtab.detector.when import clock
@@ -25,8 +24,7 @@ _TIMES = ("since_unix_ns", "opened_unix_ns", "resolved_unix_ns")
 
 def as_object(incident: pb.Incident) -> dict[str, Any]:
     """JSON as the message has it, with null for what is unknown or not yet."""
-    found = MessageToDict(incident, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-    out: dict[str, Any] = _known(found)
+    out = known(incident)
     out["status"] = status(incident)
     for name in _TIMES:
         out[name] = getattr(incident, name) or None
@@ -43,10 +41,7 @@ def _silence_object(incident: pb.Incident) -> dict[str, Any] | None:
     if not incident.HasField("silence"):
         return None
     times = {name: getattr(incident.silence, name) for name in ("since_unix_ns", "until_unix_ns")}
-    out: dict[str, Any] = MessageToDict(
-        incident.silence, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-    )
-    return out | times
+    return known(incident.silence) | times
 
 
 def table(incidents: Iterable[pb.Incident], now_unix_ns: int) -> Table:
@@ -202,12 +197,3 @@ def _cause_text(incident: pb.Incident) -> Text:
         return Text("–", style="dim")
     cause = incident.causes[0]
     return Text.assemble((printable(cause.mechanism), "bold"), f" {cause.confidence:.0%}")
-
-
-def _known(value: Any) -> Any:
-    """protobuf writes NaN as text; unknown is null."""
-    if isinstance(value, dict):
-        return {key: _known(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_known(item) for item in value]
-    return None if value == "NaN" else value

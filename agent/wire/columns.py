@@ -25,6 +25,15 @@ TEXT_MAX = 256
 LABELS_MAX = 64
 LABELS_CHARACTERS_MAX = 4096
 """All the labels of one node or one subject together."""
+SKETCH_FIELDS = {
+    "subjects": "<u4",
+    "probabilities": "<f8",
+    "sums": "<f8",
+    "lengths": "<u4",
+    "buckets": "<u2",
+    "counts": "<u4",
+}
+"""The arrays of a column of sketches, little-endian."""
 _SUBJECT_KINDS = set(pb.SubjectKind.values()) - {pb.SUBJECT_KIND_UNSPECIFIED}
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -155,15 +164,7 @@ def unpack_sketches(column: pb.SketchColumn, schema: pb.Schema) -> Sketches:
     check_name(f"{where}.name", column.name)
     if column.table >= len(schema.tables):
         raise Malformed(f"{where}.table: {column.table}, but there are {len(schema.tables)} tables")
-    parts = {
-        "subjects": "<u4",
-        "probabilities": "<f8",
-        "sums": "<f8",
-        "lengths": "<u4",
-        "buckets": "<u2",
-        "counts": "<u4",
-    }
-    arrays = {name: _array(where, name, getattr(column, name), dtype) for name, dtype in parts.items()}
+    arrays = {name: _array(where, name, getattr(column, name), dtype) for name, dtype in SKETCH_FIELDS.items()}
     subjects, lengths, buckets = arrays["subjects"], arrays["lengths"].astype(np.int64), arrays["buckets"]
     k = len(subjects)
     if any(len(arrays[name]) != k for name in ("probabilities", "sums", "lengths")):
