@@ -64,8 +64,8 @@ def expected(state: State, recent: Averages, known: NDArray[np.bool_], errors: V
     """float64 [known]: the service time that each is to be expected to have; `errors` of [known], more than the best has."""
     service = recent.service_seconds[known]
     # Who fails is done early: that is no speed.
-    typical = float(np.median(service[errors == 0]))
-    service = np.where(errors > 0, np.maximum(service, typical), service)
+    typical = float(np.median(service[errors <= errors.min()]))
+    service = np.where(errors > errors.min(), np.maximum(service, typical), service)
     service = alike(service, _BAND + _NOISE / np.sqrt(recent.requests[known]))
     slowdown = np.where(state.gpu_throttled[known] > 0.5, THROTTLED_SLOWDOWN, 0.0)
     slowdown = np.maximum(slowdown, np.where(state.gpu_memory_fault[known] > 0, FAULTY_SLOWDOWN, 0.0))
@@ -76,7 +76,7 @@ def expected(state: State, recent: Averages, known: NDArray[np.bool_], errors: V
 def alike(service: Vector, band: Vector) -> Vector:
     """float64 [instances]: those whose neighbours by size are within both their bands, in logarithms, are one group and get its
     geometric mean."""
-    order = np.argsort(service, kind="stable")
+    order = np.lexsort((band, service))
     logs = np.log(service[order])
     apart = np.diff(logs) > np.minimum(band[order][1:], band[order][:-1])
     group = np.concatenate([[0], np.cumsum(apart)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,6 +53,16 @@ def test_who_is_alike_is_one(service: list[float], band: float) -> None:
     assert len(np.unique(found.round(12))) <= 1 + np.count_nonzero(gaps > band)
     assert min(service) * (1 - 1e-9) <= found.min()
     assert found.max() <= max(service) * (1 + 1e-9)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 1.2, 1.5]), st.sampled_from([0.1, 0.3])), min_size=2, max_size=8),
+    st.randoms(),
+)
+def test_who_is_alike_does_not_depend_on_the_order(group: list[tuple[float, float]], chance: random.Random) -> None:
+    shuffled = chance.sample(group, len(group))
+    found, other = (dict(zip(g, alike(*np.asarray(g).T).tolist(), strict=True)) for g in (group, shuffled))
+    assert found == pytest.approx(other)
 
 
 @given(SPEEDS, st.floats(0.01, 0.95))
