@@ -226,7 +226,15 @@ class Life(RuleBasedStateMachine):
         self.feed = IncidentFeed(standing)
         for incident in reversed(journal.incidents()):
             self.feed.publish(incident)
-        self.remarks = Remarks(self.store, writer, journal=journal, standing=standing, feed=self.feed, clock=self.clock)
+        self.remarks = Remarks(
+            self.store,
+            writer,
+            journal=journal,
+            standing=standing,
+            feed=self.feed,
+            clock=self.clock,
+            accept=lambda _: None,
+        )
         self.incidents = Incidents(SETTINGS)
         self.incidents.start(journal, self.feed.publish)
 
