@@ -17,10 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.detector.fleet import START_NS, Recorder
 from trimtab.agent.clock import ManualClock
 from trimtab.agent.wire import query_pb2 as pb
-from trimtab.collector.by_hand import NotFound
 from trimtab.collector.feed import IncidentFeed
 from trimtab.collector.journal import StoredJournal
-from trimtab.collector.remarks import Remarks
+from trimtab.collector.remarks import NotFound, Remarks
 from trimtab.collector.standing import Standing
 from trimtab.collector.store import Store, insert, transaction
 from trimtab.detector.incident import REOPEN_SECONDS, Finding, Incidents
@@ -226,15 +225,9 @@ class Life(RuleBasedStateMachine):
         self.feed = IncidentFeed(standing)
         for incident in reversed(journal.incidents()):
             self.feed.publish(incident)
-        self.remarks = Remarks(
-            self.store,
-            writer,
-            journal=journal,
-            standing=standing,
-            feed=self.feed,
-            clock=self.clock,
-            accept=lambda _: None,
-        )
+        self.accepted: list[str] = []
+        more = {"journal": journal, "standing": standing, "feed": self.feed, "clock": self.clock}
+        self.remarks = Remarks(self.store, writer, **more, accept=self.accepted.append)
         self.incidents = Incidents(SETTINGS)
         self.incidents.start(journal, self.feed.publish)
 
@@ -287,11 +280,17 @@ class Life(RuleBasedStateMachine):
             known.causes = ["XID"]
 
     @precondition(lambda self: self.known)
-    @rule(data=st.data(), note=st.sampled_from(["", "looking", "the fans"]))
-    def acknowledge(self, data: st.DataObject, note: str) -> None:
+    @rule(
+        data=st.data(),
+        note=st.sampled_from(["", "looking", "the fans"]),
+        remark=st.sampled_from(["acknowledge", "accept"]),
+    )
+    def acknowledge(self, data: st.DataObject, note: str, remark: str) -> None:
         id_, known = self.one(data)
         self.clock.advance(1e-6)
-        [told] = self.remarks.take(pb.RemarkRequest(who="eve", acknowledge={"id": id_, "note": note})).incidents
+        accepted = [*self.accepted, *([id_] if remark == "accept" else [])]
+        [told] = self.remarks.take(pb.RemarkRequest(who="eve", **{remark: {"id": id_, "note": note}})).incidents
+        assert self.accepted == accepted
         known.notes.append(note)
         assert (told.id, [one.note for one in told.acknowledgements]) == (id_, known.notes)
 
