@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -50,9 +50,15 @@ def compared(found: Sequence[float], rule: Sequence[float]) -> Scored:
     return Scored(float(off.mean()), float(off.max()), float(off.std(ddof=1) / math.sqrt(len(off))))
 
 
+@cache
+def rule_prices(seed: int, count: int) -> tuple[float, ...]:
+    """Those of the rule: the same for every network."""
+    return tuple(prices(split.Split, seed, count))
+
+
 def score(network: Network, count: int, seed: int = HELD_OUT) -> Scored:
     """The network against the rule, on `count` fleets."""
-    return compared(list(prices(partial(Dqn, network), seed, count)), list(prices(split.Split, seed, count)))
+    return compared(list(prices(partial(Dqn, network), seed, count)), rule_prices(seed, count))
 
 
 def with_margin(network: Network, count: int) -> Network:
@@ -61,7 +67,7 @@ def with_margin(network: Network, count: int) -> Network:
     Who is best of several is so by chance as well; a second look at other fleets is not fooled by that.
     """
     half = max(count // 2, 2)
-    rule = list(prices(split.Split, MARGINS, 2 * half))
+    rule = rule_prices(MARGINS, 2 * half)
     tried = [replace(network, margin=margin) for margin in MARGIN_CHOICES]
     first = [compared(list(prices(partial(Dqn, one), MARGINS, half)), rule[:half]).mean for one in tried]
     best = tried[int(np.argmin(first))]
