@@ -71,7 +71,8 @@ class Capacity:
         share = busy(rows[_UTILISATION], rows[_INSIDE], rows[_QUEUE], rows[_WORKED], state.workers)
         # Who gets few requests fails few: what it did before is what it would do.
         told = np.isfinite(state.error_ratio + rate) & fresh
-        news = 1 - np.exp(-elapsed * np.where(told, rate, 0) / _ERRORS_OF)
+        heard_of = elapsed * np.where(told, rate, 0) / _ERRORS_OF
+        news = 1 - np.exp(-np.minimum(heard_of, 50))  # exp(-50) is nothing, and no underflow
         rows[_ERRORS] += np.where(told, news * (state.error_ratio - rows[_ERRORS]), 0)
         _conclude(rows, share, fresh & np.isfinite(rows[_RATE] + share), now)
         # What a degraded instance could not carry it cannot carry until it is well again, however little it gets meanwhile.

@@ -20,8 +20,8 @@ ERROR_AVERSION = 30.0
 """A request that is expected to fail weighs as much as this many latencies, in the mean and in the 99th percentile.
 
 More than `trimtab.actuator.cost.ERROR_COST`, by which it is judged what steering has done: that must not be quick to blame, and this is to
-choose. What leaving an instance out does to the 99th percentile is an estimate, and errors are sure: at 10 the rule hesitates to leave out an
-instance that fails 30 % of its requests, and avoids 77 % of the errors that it avoids 99 % of (docs/routing-simulated.md).
+choose. What leaving an instance out does to the 99th percentile is an estimate, and errors are sure: at 10 the rule hesitates to leave out
+an instance that fails 30 % of its requests, and avoids 77 % of the errors that it avoids 99 % of (docs/routing-simulated.md).
 """
 THROTTLED_SLOWDOWN, FAULTY_SLOWDOWN = 3.0, 2.0
 """How much slower a GPU is expected to be that tells of throttling, or of memory that waits for a reset, before requests show it."""
