@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trimtab.actuator.policy.failing import Failing
 from trimtab.actuator.policy.recent import STALE_SECONDS, Averages, Recent
 from trimtab.actuator.state import State, Vector
+from trimtab.detector.history import MERGE_SECONDS
 
 ERROR_AVERSION = 30.0
 """A request that is expected to fail weighs as much as this many latencies, in the mean and in the 99th percentile.
@@ -28,6 +29,8 @@ THROTTLED_SLOWDOWN, FAULTY_SLOWDOWN = 3.0, 2.0
 _MEMORY = 0.9
 _BAND, _NOISE = 0.1, 2.0
 """Service times are equal within 10 % and two standard errors."""
+_PEAK_MEMORY, _PEAK_NOISE = 0.99, 4.0
+"""A burst is remembered for some minutes; it is one beyond so many standard deviations of arrivals at random."""
 _GAIN_MIN = 0.05
 """Leaving instances out must be worth this much."""
 _FULL = 0.92
@@ -46,6 +49,7 @@ class Split:
     def __init__(self) -> None:
         self._recent = Recent(_MEMORY, hold=True, restart=True)
         self._failing = Failing(_MEMORY)
+        self._peak = 0.0
 
     def decide(self, state: State) -> Vector:
         recent, errors = self._recent.observe(state), self._failing.observe(state)
@@ -54,10 +58,17 @@ class Split:
         weight = np.where(state.degraded & fresh, 0.0, 1.0)
         if known.sum() >= 2:
             service = expected(state, recent, known, errors[known])
-            total = recent.total_per_second
+            total = max(recent.total_per_second, self._burst(state))
             weight[known] = best_split(service, recent.workers[known], errors[known], total)
         best = weight.max(initial=0)
         return weight / best if best > 0 else np.ones(len(state))
+
+    def _burst(self, state: State) -> float:
+        """Requests per second that came at the most lately, less what chance adds: who is left out is missed when they come again."""
+        fresh = state.age_seconds <= STALE_SECONDS
+        now = float(np.nan_to_num(np.where(fresh, state.requests_per_second, 0)).sum())
+        self._peak = max(now, self._peak * _PEAK_MEMORY)
+        return self._peak - _PEAK_NOISE * math.sqrt(self._peak / MERGE_SECONDS)
 
 
 def expected(state: State, recent: Averages, known: NDArray[np.bool_], errors: Vector) -> Vector:

@@ -115,3 +115,27 @@ def test_any_load_has_an_answer(load: float) -> None:
     found = weights([1, 1, 3], load)
     assert np.isfinite(found).all()
     assert max(found) == 1
+
+
+def course(*rates: float) -> list[list[float]]:
+    """What is wished for, second by second, of two fast instances and a slow one, as so many requests come to each."""
+    policy, wished = Split(), []
+    for rate in rates:
+        group = [
+            instance(f"n/{k}", service_seconds=s, requests_per_second=rate) for k, s in enumerate((0.02, 0.02, 0.06))
+        ]
+        wished.append(policy.decide(by_model(group)[0]).tolist())
+    return wished
+
+
+def test_after_a_burst_the_slow_ones_stay_until_it_is_long_ago() -> None:
+    found = course(*[5.0] * 60, *[40.0] * 5, *[5.0] * 600)
+    assert found[59][2] == 0, "at low load it is left out"
+    assert min(wish[2] for wish in found[62:90]) > 0, "in the burst it is missed, and so it would be in the next one"
+    assert found[-1][2] == 0
+
+
+def test_what_chance_adds_to_arrivals_is_no_burst() -> None:
+    chance = np.random.default_rng(3)
+    rates = chance.poisson(10 * 3 * 5, 600) / (3 * 5)
+    assert all(wish[2] == 0 for wish in course(*rates.tolist())[60:])
