@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.e2e.campaign.cannot import Cannot
+from tests.e2e.campaign.present import present
 from tests.e2e.fleet import Instance
 
 _FEATURES_BYTES = 16 << 20
@@ -29,16 +30,9 @@ for _ in range(readers):
 """
 
 
-@contextmanager
-def features(instances: Sequence[Instance]) -> Iterator[None]:
+def features(instances: Sequence[Instance]) -> AbstractContextManager[None]:
     """From now on each request reads some pages from the disk: else no instance would notice what the disk does."""
-    with ExitStack() as stack:
-        for instance in instances:
-            stack.callback(instance.features.unlink, missing_ok=True)
-            new = instance.features.with_suffix(".new")
-            new.write_bytes(os.urandom(_FEATURES_BYTES))
-            new.rename(instance.features)
-        yield
+    return present([instance.features for instance in instances], lambda: os.urandom(_FEATURES_BYTES))
 
 
 @contextmanager

@@ -6,10 +6,11 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from tests.e2e.campaign.cannot import Cannot
+from tests.e2e.campaign.present import present
 from tests.e2e.confine import memory_cgroup
 from tests.e2e.fleet import Instance
 
@@ -18,16 +19,9 @@ _EMBEDDINGS_BYTES = 256 << 20
 _LOWER_SECONDS_MAX = 10.0
 
 
-@contextmanager
-def embeddings(instances: Sequence[Instance]) -> Iterator[None]:
+def embeddings(instances: Sequence[Instance]) -> AbstractContextManager[None]:
     """From now on each request reads here and there in a large table: else no instance would miss what is swapped out."""
-    with ExitStack() as stack:
-        for instance in instances:
-            stack.callback(instance.embeddings.unlink, missing_ok=True)
-            new = instance.embeddings.with_suffix(".new")
-            new.write_text(str(_EMBEDDINGS_BYTES))
-            new.rename(instance.embeddings)
-        yield
+    return present([instance.embeddings for instance in instances], lambda: str(_EMBEDDINGS_BYTES).encode())
 
 
 @contextmanager
