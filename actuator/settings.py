@@ -46,7 +46,7 @@ class ActuatorSettings(Section, frozen=True):
     """Name of this host in the fleet; empty: as `agent.node`. Loopback addresses of another node are not this host's."""
     mode: Literal["active", "shadow", "neutral"] = "active"
     """active: steer; shadow: decide and record, but keep weights neutral; neutral: keep weights neutral."""
-    policy: str = "proportional"
+    policy: str = "split"
     """Which policy wishes for weights (docs/routing.md)."""
     haproxy_sockets: tuple[str, ...] = ("auto",)
     """HAProxy Runtime API sockets; "auto" finds those of the HAProxy processes on this host; [] for none."""

@@ -133,7 +133,7 @@ def test_a_policy_that_breaks_is_neutral_and_counted(monkeypatch: pytest.MonkeyP
         def decide(self, state: State) -> Vector:
             raise ZeroDivisionError
 
-    monkeypatch.setitem(module.POLICIES, "proportional", Broken)
+    monkeypatch.setitem(module.POLICIES, "split", Broken)
     clock = ManualClock()
     pilot = Pilot(ActuatorSettings(), clock)
     for _ in range(10):

@@ -59,7 +59,7 @@ def test_a_column_of_another_version_is_unknown_and_nothing_was_seen_is_nothing(
 
 def test_a_policy_wishes_the_same_when_it_is_played_over() -> None:
     clock, rng = ManualClock(), np.random.default_rng(1)
-    pilot, over = Pilot(ActuatorSettings(), clock), Proportional()
+    pilot, over = Pilot(ActuatorSettings(policy="proportional"), clock), Proportional()
     for _ in range(60):
         clock.advance(1)
         group = [

@@ -61,7 +61,7 @@ def test_steers_again_after_a_restart_of_haproxy_and_is_neutral_after_kill_9(
     until(lambda: collector.decisions[-1].weights[2].weight == pytest.approx(0.005), 5, "the decision is recorded")
     last = collector.decisions[-1]
     assert last.reason == f"in no balancer here: {NODE}/1"
-    assert (last.mode, last.policy, last.weights[2].wished) == ("active", "proportional", 0)
+    assert (last.mode, last.policy, last.weights[2].wished) == ("active", "split", 0)
     assert last.weights[2].reason == "degraded: cgroup quota (i-1)"
     until(lambda: collector.decisions[-1].HasField("seen"), 12, "what the policy saw is recorded, too")
     saw = [state.latency_seconds.tolist() for state in states(collector.decisions[-1])]
